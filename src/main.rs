@@ -1,0 +1,2 @@
+//! The `active-vlm` binary.
+fn main() {}
