@@ -1,1 +1,3 @@
-//! To be written.
+//! Losses and schedules: tensor mathematics that the engine and the lab call.
+
+pub mod adamw;

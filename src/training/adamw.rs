@@ -1,0 +1,236 @@
+//! AdamW over named tensors (Loshchilov and Hutter, arXiv 1711.05101), the one optimiser of the crate.
+//!
+//! Owns the two moments and the step count, nothing else: the parameters belong to the model, and are
+//! updated in place. Invariant: `export` then `import` into a fresh optimiser over the same parameters
+//! continues exactly as if nothing had happened. Deliberately absent: parameter groups and fused kernels
+//! (`tch`'s own optimiser needs a `VarStore`, which shares no tensors with a forked model).
+
+use std::collections::HashMap;
+
+use tch::{Kind, TchError, Tensor, no_grad};
+
+/// Hyper-parameters that stay fixed during a run; the learning rate is given per step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, times the learning rate; only on matrices, never on norms and biases.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// One parameter with its moments; all three have the same shape, kind and device.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    param: Tensor,
+    mean: Tensor,
+    square: Tensor,
+}
+
+/// The optimiser's state.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    slots: Vec<Slot>,
+    step: i64,
+}
+
+impl AdamW {
+    /// Starts with zero moments. `params` are leaf tensors of any shape that require gradients.
+    pub fn new(params: Vec<(String, Tensor)>, config: AdamWConfig) -> Self {
+        let slots = params
+            .into_iter()
+            .map(|(name, param)| {
+                let (mean, square) = no_grad(|| (param.zeros_like(), param.zeros_like()));
+                Slot { name, param, mean, square }
+            })
+            .collect();
+        Self { config, slots, step: 0 }
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> i64 {
+        self.step
+    }
+
+    /// Scales all gradients so that their joint 2-norm is at most `max`; returns the norm before.
+    pub fn clip_grad_norm(&self, max: f64) -> f64 {
+        no_grad(|| {
+            let grads: Vec<Tensor> = self.gradients().map(|(_, grad)| grad).collect();
+            if grads.is_empty() {
+                return 0.0;
+            }
+            let squares: Vec<Tensor> = grads.iter().map(|grad| grad.square().sum(Kind::Float)).collect();
+            let norm = Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[]);
+            if norm.is_finite() && norm > max {
+                for mut grad in grads {
+                    let _ = grad.g_mul_scalar_(max / (norm + 1e-6));
+                }
+            }
+            norm
+        })
+    }
+
+    /// One update with learning rate `lr`. Parameters without a gradient are left alone.
+    ///
+    /// `p -= lr * (wd * p + m_hat / (sqrt(v_hat) + eps))`, as in PyTorch's `AdamW`.
+    pub fn step(&mut self, lr: f64) {
+        self.step += 1;
+        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
+        let power = self.step as i32;
+        let (correct1, correct2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
+        no_grad(|| {
+            for slot in &mut self.slots {
+                let grad = slot.param.grad();
+                if !grad.defined() {
+                    continue;
+                }
+                if weight_decay > 0.0 && slot.param.dim() >= 2 {
+                    let _ = slot.param.g_mul_scalar_(1.0 - lr * weight_decay);
+                }
+                let _ = slot.mean.lerp_(&grad, 1.0 - beta1);
+                let _ = slot.square.g_mul_scalar_(beta2);
+                let _ = slot.square.addcmul_(&grad, &(&grad * (1.0 - beta2)));
+                let root = (&slot.square / correct2).sqrt() + eps;
+                let _ = slot.param.addcdiv_(&(&slot.mean * (-lr / correct1)), &root);
+            }
+        });
+    }
+
+    /// Forgets all gradients, ready for the next backward pass.
+    pub fn zero_grad(&mut self) {
+        for slot in &mut self.slots {
+            slot.param.zero_grad();
+        }
+    }
+
+    /// The state as named tensors: `step` (`[1]`, i64), `mean.NAME` and `square.NAME` (copies).
+    pub fn export(&self) -> Vec<(String, Tensor)> {
+        let mut tensors = vec![("step".to_owned(), Tensor::from_slice(&[self.step]))];
+        for slot in &self.slots {
+            tensors.push((format!("mean.{}", slot.name), slot.mean.copy()));
+            tensors.push((format!("square.{}", slot.name), slot.square.copy()));
+        }
+        tensors
+    }
+
+    /// Takes over a state written by [`AdamW::export`] for the same parameters.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape; the optimiser is then partly loaded: discard it.
+    pub fn import(&mut self, state: Vec<(String, Tensor)>) -> Result<(), TchError> {
+        let state: HashMap<String, Tensor> = state.into_iter().collect();
+        let find = |name: String| {
+            state.get(&name).ok_or_else(|| {
+                TchError::FileFormat(format!("optimiser state lacks `{name}`: delete the checkpoint to start over"))
+            })
+        };
+        self.step = find("step".to_owned())?.f_int64_value(&[0])?;
+        no_grad(|| {
+            for slot in &mut self.slots {
+                slot.mean.f_copy_(find(format!("mean.{}", slot.name))?)?;
+                slot.square.f_copy_(find(format!("square.{}", slot.name))?)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn gradients(&self) -> impl Iterator<Item = (&str, Tensor)> {
+        self.slots.iter().map(|slot| (slot.name.as_str(), slot.param.grad())).filter(|(_, grad)| grad.defined())
+    }
+}
+
+/// The learning rate of step `step` (from 0) out of `total`: linear warm-up, then a cosine to 5 % of `peak`.
+pub fn warmup_cosine(step: usize, warmup: usize, total: usize, peak: f64) -> f64 {
+    if step < warmup {
+        return peak * (step + 1) as f64 / warmup as f64;
+    }
+    let done = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
+    peak * (0.05 + 0.95 * 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parameter(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values).view([1, -1]).set_requires_grad(true)
+    }
+
+    #[test]
+    fn the_first_step_moves_each_weight_by_the_learning_rate_after_decay() {
+        // Bias correction makes the first m_hat / sqrt(v_hat) the gradient's sign: 1 - 0.1*0.5*1 - 0.1*1 = 0.85.
+        let p = parameter(&[1.0, -2.0]);
+        let config = AdamWConfig { beta1: 0.9, beta2: 0.99, eps: 0.0, weight_decay: 0.5 };
+        let mut adam = AdamW::new(vec![("p".into(), p.shallow_clone())], config);
+        (&p * Tensor::from_slice(&[3.0f32, -5.0])).sum(Kind::Float).backward();
+        adam.step(0.1);
+        let got = Vec::<f32>::try_from(p.view(-1)).unwrap();
+        assert!((got[0] - 0.85).abs() < 1e-6, "{got:?}");
+        assert!((got[1] - (-2.0 + 0.1 + 0.1)).abs() < 1e-6, "{got:?}");
+    }
+
+    #[test]
+    fn the_second_step_follows_the_moments() {
+        // Gradients 1 then 2, betas 0.5: m = .5*.5+1 = 1.25, v = .25+2 = 2.25; corrected by 0.75.
+        let p = parameter(&[0.0]);
+        let config = AdamWConfig { beta1: 0.5, beta2: 0.5, eps: 0.0, weight_decay: 0.0 };
+        let mut adam = AdamW::new(vec![("p".into(), p.shallow_clone())], config);
+        let mut want = 0.0f64;
+        for (gradient, ratio) in [(1.0, 1.0), (2.0, (1.25 / 0.75) / (2.25f64 / 0.75).sqrt())] {
+            (&p * gradient).sum(Kind::Float).backward();
+            adam.step(0.1);
+            adam.zero_grad();
+            want -= 0.1 * ratio;
+        }
+        assert!((p.double_value(&[0, 0]) - want).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_exported_state_continues_where_it_stopped() {
+        let run = |interrupt: bool| {
+            let p = parameter(&[1.0, 2.0, 3.0]);
+            let mut adam = AdamW::new(vec![("p".into(), p.shallow_clone())], AdamWConfig::default());
+            for turn in 0..6 {
+                if interrupt && turn == 3 {
+                    let state = adam.export();
+                    adam = AdamW::new(vec![("p".into(), p.shallow_clone())], AdamWConfig::default());
+                    adam.import(state).unwrap();
+                }
+                p.square().sum(Kind::Float).backward();
+                adam.step(0.05);
+                adam.zero_grad();
+            }
+            Vec::<f32>::try_from(p.view(-1)).unwrap()
+        };
+        assert_eq!(run(false), run(true));
+    }
+
+    #[test]
+    fn clipping_keeps_the_direction_and_reports_the_norm() {
+        let p = parameter(&[3.0, 4.0]);
+        let adam = AdamW::new(vec![("p".into(), p.shallow_clone())], AdamWConfig::default());
+        (p.square().sum(Kind::Float) * 0.5).backward();
+        assert!((adam.clip_grad_norm(1.0) - 5.0).abs() < 1e-5);
+        let grad = Vec::<f32>::try_from(p.grad().view(-1)).unwrap();
+        assert!((grad[0] - 0.6).abs() < 1e-4 && (grad[1] - 0.8).abs() < 1e-4);
+    }
+
+    #[test]
+    fn the_schedule_rises_then_falls() {
+        assert!((warmup_cosine(0, 10, 110, 1.0) - 0.1).abs() < 1e-12);
+        assert!((warmup_cosine(10, 10, 110, 1.0) - 1.0).abs() < 1e-12);
+        assert!((warmup_cosine(110, 10, 110, 1.0) - 0.05).abs() < 1e-12);
+    }
+}
