@@ -1,1 +1,28 @@
-//! To be written.
+//! The words of the product as types, and the rules that need nothing but their arguments.
+//!
+//! Invariant: no IO, no clock, no random numbers; `now` is always passed in.
+
+pub mod batch;
+pub mod error;
+pub mod ids;
+pub mod job;
+pub mod label;
+pub mod policy;
+pub mod pool;
+pub mod round;
+pub mod sample;
+pub mod version;
+
+pub use batch::{Arm, Batch, Fallback, Lease, Outcome, Query, Uncertainty};
+pub use error::{Error, Result, Violation};
+pub use ids::{JobId, LabelId, LeaseId, PoolId, RoundId, SampleId, VersionId};
+pub use job::{Job, JobKind, JobState, Trigger};
+pub use label::{Answer, Content, Label, LabelKind, NewLabel, Region, Verdict, VerdictCode};
+pub use policy::{Gate, Policy, Strategy, Training, TrainingMode};
+pub use pool::{Pool, PoolState};
+pub use round::{Round, RoundState};
+pub use sample::{NewSample, Sample, SampleState, Split};
+pub use version::{Evaluation, GateVerdict, Version, VersionState};
+
+/// A moment, as Postgres keeps it (UTC, microseconds).
+pub type Time = chrono::DateTime<chrono::Utc>;

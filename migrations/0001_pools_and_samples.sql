@@ -1,0 +1,36 @@
+-- A pool is a named set of samples with one answer space and one policy.
+CREATE TABLE pools (
+    id              uuid PRIMARY KEY,
+    name            text NOT NULL UNIQUE CHECK (name ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'),
+    display_name    text NOT NULL DEFAULT '',
+    -- Declared answers; empty means an open answer space.
+    answers         text[] NOT NULL DEFAULT '{}',
+    policy          jsonb NOT NULL,
+    state           text NOT NULL DEFAULT 'ACTIVE' CHECK (state IN ('ACTIVE', 'DELETING')),
+    etag            uuid NOT NULL,
+    -- Grows with every change a dashboard may want to see; the token of WatchRounds.
+    revision        bigint NOT NULL DEFAULT 0,
+    created_at      timestamptz NOT NULL,
+    updated_at      timestamptz NOT NULL
+);
+
+-- One image (or several) with one question. `name` is the client's id, unique in its pool.
+CREATE TABLE samples (
+    id               uuid PRIMARY KEY,
+    pool_id          uuid NOT NULL REFERENCES pools (id),
+    name             text NOT NULL,
+    -- sha256 over everything that makes the sample what it is: same name and same content is a no-op.
+    content_sha256   bytea NOT NULL,
+    image_keys       text[] NOT NULL CHECK (cardinality(image_keys) > 0),
+    question         text NOT NULL,
+    choices          text[] NOT NULL DEFAULT '{}',
+    group_name       text NOT NULL DEFAULT '',
+    metadata         jsonb NOT NULL DEFAULT '{}',
+    split            text NOT NULL CHECK (split IN ('POOL', 'VALIDATION', 'TEST')),
+    reference_answer text,
+    state            text NOT NULL DEFAULT 'UNLABELLED' CHECK (state IN ('UNLABELLED', 'LABELLED', 'REJECTED')),
+    created_at       timestamptz NOT NULL,
+    UNIQUE (pool_id, name),
+    CHECK (split = 'POOL' OR reference_answer IS NOT NULL)
+);
+CREATE INDEX samples_by_state ON samples (pool_id, split, state, id);

@@ -1,0 +1,100 @@
+//! Background work and its fencing.
+//!
+//! A job is claimed by raising its epoch; a result may be committed only by the attempt that holds the newest one.
+
+use super::{JobId, PoolId, RoundId, Time, VersionId};
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum JobKind {
+    /// Score the pool with the serving version, shard by shard.
+    Score,
+    /// Write the round's plan from stored scores.
+    Plan,
+    /// Fine-tune, evaluate, gate, promote.
+    Train,
+    /// Purge a deleted pool.
+    DeletePool,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum JobState {
+    /// Waits for a worker.
+    Queued,
+    /// Held by a worker that beats.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Set aside with its error after its last attempt.
+    Failed,
+    /// Stopped on request.
+    Cancelled,
+}
+
+/// Why a training was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Trigger {
+    /// Enough labels arrived.
+    Labels,
+    /// Enough time passed.
+    Time,
+    /// Somebody asked.
+    Request,
+}
+
+/// One job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Id; the last part of `pools/{pool}/trainings/{training}` for trainings.
+    pub id: JobId,
+    /// Its pool.
+    pub pool_id: PoolId,
+    /// Its round, where it has one.
+    pub round_id: Option<RoundId>,
+    /// What it does.
+    pub kind: JobKind,
+    /// Where it stands.
+    pub state: JobState,
+    /// Raised by every claim.
+    pub epoch: i64,
+    /// Claims so far.
+    pub attempts: i32,
+    /// Claims allowed.
+    pub max_attempts: i32,
+    /// Whether somebody asked to stop it.
+    pub cancel_requested: bool,
+    /// Why it was asked for.
+    pub trigger: Trigger,
+    /// What people see of it while it runs.
+    pub progress: Progress,
+    /// Blob of the newest checkpoint.
+    pub checkpoint_key: Option<String>,
+    /// The version it made.
+    pub result_version_id: Option<VersionId>,
+    /// Why it failed or was cancelled.
+    pub error: Option<String>,
+    /// When it was asked for.
+    pub created_at: Time,
+    /// When it was first claimed.
+    pub started_at: Option<Time>,
+    /// When it ended.
+    pub finished_at: Option<Time>,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// What it is doing: `scoring`, `training`, `evaluating`, `committing`.
+    pub phase: String,
+    /// Steps (or samples) done.
+    pub done: u64,
+    /// Steps (or samples) in all.
+    pub total: u64,
+    /// Mean loss of the last steps, nats per token; 0 where there is none.
+    pub loss: f64,
+}

@@ -1,0 +1,239 @@
+//! How a pool's loop runs: what is planned, who may label, when to train, what may be promoted.
+
+use super::{Time, Violation};
+use std::time::Duration;
+
+/// How the active arm of a plan is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Strategy {
+    /// Uniform; the baseline.
+    Random,
+    /// Highest entropy of the answer, nats.
+    Entropy,
+    /// Smallest gap between the two likeliest answers.
+    Margin,
+    /// Exact farthest-first over embeddings.
+    KCenter,
+    /// Farthest-first among the most uncertain.
+    ValueKCenter,
+}
+
+/// Which tensors a training moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TrainingMode {
+    /// All of them.
+    Full,
+    /// Low-rank adapters on every linear layer.
+    Lora,
+}
+
+/// How a version is trained.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Training {
+    /// Which tensors move.
+    pub mode: TrainingMode,
+    /// Rank of the adapters.
+    pub lora_rank: u32,
+    /// Scale of the adapters (alpha over rank).
+    pub lora_alpha: f64,
+    /// Dropout before the adapters, in [0, 1).
+    pub lora_dropout: f64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Samples per optimiser step.
+    pub batch_size: u32,
+    /// Passes over the labels.
+    pub epochs: u32,
+    /// Lower bound of optimiser steps.
+    pub min_steps: u32,
+    /// Upper bound of optimiser steps.
+    pub max_steps: u32,
+    /// Steps between checkpoints.
+    pub checkpoint_steps: u32,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            mode: TrainingMode::Full,
+            lora_rank: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.05,
+            learning_rate: 1e-3,
+            batch_size: 32,
+            epochs: 12,
+            min_steps: 40,
+            max_steps: 400,
+            checkpoint_steps: 50,
+        }
+    }
+}
+
+/// What a candidate may lose against the serving version on the validation split.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gate {
+    /// Accuracy it may lose, in [0, 1].
+    pub max_accuracy_drop: f64,
+    /// Expected calibration error it may gain, in [0, 1].
+    pub max_calibration_rise: f64,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { max_accuracy_drop: 0.01, max_calibration_rise: 0.20 }
+    }
+}
+
+/// How a pool's loop runs.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// How the active arm is chosen.
+    pub strategy: Strategy,
+    /// Labels a round asks for; as many start a training.
+    pub labels_per_round: u32,
+    /// Share planned beyond `labels_per_round`, so that annotators work on while the model trains.
+    pub spare_share: f64,
+    /// Share of the plan drawn uniformly: the unbiased slice.
+    pub control_share: f64,
+    /// Annotators per sample at most, 1 to 32.
+    pub max_labels: u32,
+    /// Equal answers that settle a sample before `max_labels` are in.
+    pub quorum: u32,
+    /// How long a batch is held when the request names no lease time.
+    #[serde(with = "humantime_serde")]
+    pub lease_ttl: Duration,
+    /// Times a lease may be renewed.
+    pub max_renewals: u32,
+    /// Queries one annotator may hold at once, so that an idle one cannot starve the others.
+    pub max_held: u32,
+    /// Labels the pool may ever take; none means no bound.
+    pub label_budget: Option<u64>,
+    /// Trains also when this long has passed since the last training and new labels are there.
+    #[serde(with = "humantime_serde")]
+    pub train_after: Option<Duration>,
+    /// Whether enough labels start a training by themselves.
+    pub auto_train: bool,
+    /// How a version is trained.
+    pub training: Training,
+    /// What a candidate may lose.
+    pub gate: Gate,
+    /// Seed of plans and trainings.
+    pub seed: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::ValueKCenter,
+            labels_per_round: 100,
+            spare_share: 0.5,
+            control_share: 0.1,
+            max_labels: 1,
+            quorum: 1,
+            lease_ttl: Duration::from_secs(30 * 60),
+            max_renewals: 10,
+            max_held: 200,
+            label_budget: None,
+            train_after: None,
+            auto_train: true,
+            training: Training::default(),
+            gate: Gate::default(),
+            seed: 0,
+        }
+    }
+}
+
+impl Policy {
+    /// Every field that is out of its range, each named with `prefix`; empty when the policy is sound.
+    pub fn violations(&self, prefix: &str) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let mut check = |ok: bool, field: &str, text: &str| {
+            if !ok {
+                found.push(Violation::new(format!("{prefix}{field}"), text));
+            }
+        };
+        let unit = |x: f64| (0.0..=1.0).contains(&x);
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        check((1..=1_000_000).contains(&self.labels_per_round), "labels_per_round", "must be 1 to 1,000,000");
+        check((0.0..=10.0).contains(&self.spare_share), "spare_share", "must be 0 to 10");
+        check((0.1..=1.0).contains(&self.control_share), "control_share", "must be 0.1 to 1: the random slice is what every figure rests on");
+        check((1..=32).contains(&self.max_labels), "max_labels", "must be 1 to 32");
+        check((1..=self.max_labels.max(1)).contains(&self.quorum), "quorum", "must be 1 to max_labels");
+        check(self.lease_ttl >= Duration::from_secs(1), "lease_ttl", "must be at least one second");
+        check(self.max_held >= 1, "max_held", "must be at least 1");
+        check(self.label_budget != Some(0), "label_budget", "must be at least 1; leave it out for no bound");
+        check(self.train_after.is_none_or(|d| d >= Duration::from_secs(1)), "train_after", "must be at least one second");
+        let t = &self.training;
+        check((1..=1024).contains(&t.lora_rank), "training.lora_rank", "must be 1 to 1024");
+        check(positive(t.lora_alpha), "training.lora_alpha", "must be above 0");
+        check((0.0..1.0).contains(&t.lora_dropout), "training.lora_dropout", "must be in [0, 1)");
+        check(positive(t.learning_rate) && t.learning_rate <= 1.0, "training.learning_rate", "must be above 0, at most 1");
+        check((1..=4096).contains(&t.batch_size), "training.batch_size", "must be 1 to 4096");
+        check((1..=10_000).contains(&t.epochs), "training.epochs", "must be 1 to 10,000");
+        check(t.min_steps >= 1 && t.min_steps <= t.max_steps, "training.min_steps", "must be 1 to max_steps");
+        check(t.checkpoint_steps >= 1, "training.checkpoint_steps", "must be at least 1");
+        check(unit(self.gate.max_accuracy_drop), "gate.max_accuracy_drop", "must be 0 to 1");
+        check(unit(self.gate.max_calibration_rise), "gate.max_calibration_rise", "must be 0 to 1");
+        found
+    }
+
+    /// Whether a training is due: enough labels in the round, or long enough since the last one with something new.
+    pub fn training_due(&self, round_labels: u64, last_training: Time, now: Time) -> bool {
+        if !self.auto_train || round_labels == 0 {
+            return false;
+        }
+        let waited = (now - last_training).to_std().unwrap_or_default();
+        round_labels >= u64::from(self.labels_per_round) || self.train_after.is_some_and(|after| waited >= after)
+    }
+
+    /// Optimiser steps for `labels` labels: whole epochs, within the bounds.
+    pub fn training_steps(&self, labels: usize) -> u64 {
+        let t = &self.training;
+        let per_epoch = labels.div_ceil(t.batch_size as usize) as u64;
+        (per_epoch * u64::from(t.epochs)).clamp(u64::from(t.min_steps), u64::from(t.max_steps))
+    }
+
+    /// Samples a plan holds: the round's labels and the spare ones.
+    pub fn plan_size(&self) -> usize {
+        (f64::from(self.labels_per_round) * (1.0 + self.spare_share)).ceil() as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_policy_is_sound_and_all_violations_come_at_once() {
+        assert!(Policy::default().violations("policy.").is_empty());
+        let bad = Policy { control_share: 0.0, max_labels: 0, ..Policy::default() };
+        let fields: Vec<_> = bad.violations("policy.").into_iter().map(|v| v.field).collect();
+        assert_eq!(fields, ["policy.control_share", "policy.max_labels"]);
+    }
+
+    #[test]
+    fn training_is_due_by_count_or_by_time_but_never_without_labels() {
+        let policy = Policy { labels_per_round: 10, train_after: Some(Duration::from_secs(60)), ..Policy::default() };
+        let start = Time::UNIX_EPOCH;
+        let later = start + Duration::from_secs(61);
+        assert!(policy.training_due(10, start, start));
+        assert!(!policy.training_due(9, start, start));
+        assert!(policy.training_due(1, start, later));
+        assert!(!policy.training_due(0, start, later));
+        assert!(!Policy { auto_train: false, ..policy }.training_due(10, start, later));
+    }
+
+    #[test]
+    fn steps_are_whole_epochs_within_the_bounds() {
+        let policy = Policy::default();
+        assert_eq!(policy.training_steps(1), 40);
+        assert_eq!(policy.training_steps(320), 120);
+        assert_eq!(policy.training_steps(1_000_000), 400);
+        assert_eq!(policy.plan_size(), 150);
+    }
+}
