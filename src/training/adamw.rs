@@ -132,7 +132,9 @@ impl AdamW {
         let state: HashMap<String, Tensor> = state.into_iter().collect();
         let find = |name: String| {
             state.get(&name).ok_or_else(|| {
-                TchError::FileFormat(format!("optimiser state lacks `{name}`: delete the checkpoint to start over"))
+                TchError::FileFormat(format!(
+                    "optimiser state lacks `{name}`: delete the checkpoint to start over"
+                ))
             })
         };
         self.step = find("step".to_owned())?.f_int64_value(&[0])?;
@@ -146,7 +148,10 @@ impl AdamW {
     }
 
     fn gradients(&self) -> impl Iterator<Item = (&str, Tensor)> {
-        self.slots.iter().map(|slot| (slot.name.as_str(), slot.param.grad())).filter(|(_, grad)| grad.defined())
+        self.slots
+            .iter()
+            .map(|slot| (slot.name.as_str(), slot.param.grad()))
+            .filter(|(_, grad)| grad.defined())
     }
 }
 
