@@ -55,6 +55,8 @@ pub struct Job {
     pub pool_id: PoolId,
     /// Its round, where it has one.
     pub round_id: Option<RoundId>,
+    /// That round's number.
+    pub round: Option<i64>,
     /// What it does.
     pub kind: JobKind,
     /// Where it stands.
@@ -75,6 +77,8 @@ pub struct Job {
     pub checkpoint_key: Option<String>,
     /// The version it made.
     pub result_version_id: Option<VersionId>,
+    /// That version's number.
+    pub result_version: Option<i64>,
     /// Why it failed or was cancelled.
     pub error: Option<String>,
     /// When it was asked for.
