@@ -1,0 +1,91 @@
+//! Keyset pages: a token is where to go on, never an offset.
+//!
+//! A token carries a tag of the list it belongs to, so that one from another list is an error and not a surprise.
+//! It is opaque to clients and not secret.
+
+use crate::domain::{Error, Result};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+
+/// Items of a page where the client names no size.
+pub const DEFAULT_PAGE: usize = 100;
+/// Items of a page at most.
+pub const MAX_PAGE: usize = 1000;
+
+/// Which page is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Items wanted; 0 means `DEFAULT_PAGE`, more than `MAX_PAGE` gives `MAX_PAGE`.
+    pub size: usize,
+    /// `Page::next_page_token` of the page before; none for the first.
+    pub token: Option<String>,
+}
+
+impl PageRequest {
+    /// Items to read.
+    pub fn limit(&self) -> usize {
+        if self.size == 0 { DEFAULT_PAGE } else { self.size.min(MAX_PAGE) }
+    }
+
+    /// The key after which to go on, from a token of the list `tag`.
+    pub fn after(&self, tag: &str) -> Result<Option<String>> {
+        let Some(token) = self.token.as_deref().filter(|t| !t.is_empty()) else { return Ok(None) };
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
+        let text = bytes.and_then(|b| String::from_utf8(b).ok());
+        let key = text.as_deref().and_then(|t| t.strip_prefix(tag)?.strip_prefix('\n'));
+        let key = key.ok_or_else(|| {
+            Error::invalid(
+                "page_token",
+                "is not a token of this list: pass next_page_token of the page before, with the same arguments",
+            )
+        })?;
+        Ok(Some(key.to_owned()))
+    }
+
+    /// As `after`, with the key parsed.
+    pub fn after_key<T: std::str::FromStr>(&self, tag: &str) -> Result<Option<T>> {
+        let wrong = || Error::invalid("page_token", "is damaged: ask for the first page again");
+        self.after(tag)?.map(|key| key.parse().map_err(|_| wrong())).transpose()
+    }
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// In the list's order.
+    pub items: Vec<T>,
+    /// Where the next page begins; none at the end.
+    pub next_page_token: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// A page of at most `limit` items out of `items`, which were read with one more than `limit`.
+    pub fn cut(mut items: Vec<T>, limit: usize, tag: &str, key: impl Fn(&T) -> String) -> Self {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let last = items.last().filter(|_| more);
+        let next_page_token =
+            last.map(|item| BASE64_URL_SAFE_NO_PAD.encode(format!("{tag}\n{}", key(item))));
+        Self { items, next_page_token }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_leads_on_in_its_own_list_and_is_refused_in_another() {
+        let page = Page::cut(vec![1_i64, 2, 3], 2, "rounds", i64::to_string);
+        assert_eq!(page.items, [1, 2]);
+        let next = PageRequest { size: 2, token: page.next_page_token };
+        assert_eq!(next.after_key::<i64>("rounds").unwrap(), Some(2));
+        assert!(matches!(next.after("labels"), Err(Error::Invalid(_))));
+        assert!(Page::cut(vec![1_i64, 2], 2, "rounds", i64::to_string).next_page_token.is_none());
+    }
+
+    #[test]
+    fn sizes_have_a_default_and_a_bound() {
+        assert_eq!(PageRequest::default().limit(), DEFAULT_PAGE);
+        assert_eq!(PageRequest { size: 1_000_000, token: None }.limit(), MAX_PAGE);
+    }
+}
