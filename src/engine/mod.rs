@@ -1,1 +1,19 @@
-//! To be written.
+//! The engine: one OS thread per device owns every tensor, everybody else holds an [`Engine`].
+//!
+//! Invariants: no type of the tensor library leaves this module; inference never moves a weight; a training fork
+//! shares nothing that moves with what serves; a panic costs the command (and the fork it used), never the thread;
+//! every queue is bounded. Deliberately absent: storage, clocks, policies. Callers keep snapshots and checkpoints.
+
+mod command;
+mod error;
+mod handle;
+mod queue;
+mod thread;
+mod types;
+
+pub use error::{EngineError, ItemError};
+pub use handle::Engine;
+pub use types::{
+    Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef, PredictItem,
+    Prediction, Score, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem, Trainable, TrainingSpec,
+};

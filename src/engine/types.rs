@@ -1,0 +1,315 @@
+//! What goes into the engine and what comes out of it: plain data only.
+//!
+//! Invariant: every type here is `Send` and owns its memory; no tensor crosses the engine's boundary.
+
+use super::ItemError;
+use bytes::Bytes;
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// Names a model version inside the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelRef(pub Uuid);
+
+impl std::fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<crate::domain::VersionId> for ModelRef {
+    fn from(id: crate::domain::VersionId) -> Self {
+        Self(id.0)
+    }
+}
+
+/// Names a training fork: weights that move, apart from everything that serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ForkId(pub Uuid);
+
+impl std::fmt::Display for ForkId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How to start an engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineConfig {
+    /// Hugging Face folder of the base model.
+    pub model_dir: PathBuf,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Threads of the tensor library; 0 leaves its own choice.
+    pub threads: usize,
+    /// Commands that may wait per lane before `Overloaded` is answered.
+    pub queue: usize,
+    /// Tokens (padding included) of one forward pass at most; one item may exceed it alone.
+    pub token_budget: usize,
+    /// Versions kept in memory beside the base.
+    pub resident_versions: usize,
+    /// Bytes of visual tokens kept for images seen before; 0 keeps none.
+    pub vision_cache_bytes: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            model_dir: PathBuf::from("models/base"),
+            device: "cpu".to_owned(),
+            threads: 0,
+            queue: 64,
+            token_budget: 8192,
+            resident_versions: 4,
+            vision_cache_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What an engine runs on; fixed from its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// The model folder's own name.
+    pub model: String,
+    /// Scalars in the base's weights.
+    pub parameters: u64,
+    /// Device in use.
+    pub device: String,
+    /// Size of the vocabulary.
+    pub vocab: usize,
+    /// Length of a `Score::embedding`.
+    pub embedding_dim: usize,
+    /// sha256 of the base weights' file, in hex.
+    pub base_sha256: String,
+}
+
+/// How an engine is doing; read without asking its thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineHealth {
+    /// Whether its thread runs.
+    pub alive: bool,
+    /// Commands waiting.
+    pub queued: usize,
+    /// Panics survived so far.
+    pub panics: u64,
+    /// Versions resident, the base not counted.
+    pub resident: usize,
+    /// Training forks held.
+    pub forks: usize,
+}
+
+/// Whose weights to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A resident version; none is the base.
+    Version(Option<ModelRef>),
+    /// A training fork as it stands.
+    Fork(ForkId),
+}
+
+/// One question to score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoreItem {
+    /// Encoded images (PNG, JPEG, WebP), in order; at least one.
+    pub images: Vec<Bytes>,
+    /// The question.
+    pub question: String,
+    /// The answers to choose from; empty means free text.
+    pub choices: Vec<String>,
+}
+
+/// What the model makes of one question, without reasoning.
+///
+/// In an open space (no choices) `answer` is decoded greedily, `probabilities` is empty, `best` is 0, `entropy` is
+/// the mean entropy of its tokens and `margin` is that of its first token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// The model's answer.
+    pub answer: String,
+    /// Over the choices in their order; sums to 1.
+    pub probabilities: Vec<f32>,
+    /// Entropy of the answer, nats.
+    pub entropy: f32,
+    /// One less the gap between the two likeliest, in [0, 1]; higher is less sure.
+    pub margin: f32,
+    /// Place of the likeliest choice.
+    pub best: usize,
+    /// Where the sample lies: `EngineInfo::embedding_dim` numbers of joint norm 1 (method.md, section 2).
+    pub embedding: Vec<f32>,
+}
+
+/// What a pass cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Cost {
+    /// Tokens the text model read, visual ones included.
+    pub tokens: u64,
+    /// The same with the padding it read along.
+    pub padded_tokens: u64,
+    /// Dense matrix-product operations of the pass, padding included (a multiply and an add are two).
+    pub flops: f64,
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.tokens += other.tokens;
+        self.padded_tokens += other.padded_tokens;
+        self.flops += other.flops;
+    }
+}
+
+/// The answer to `Engine::score`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoreReply {
+    /// One per item, in the items' order.
+    pub scores: Vec<Result<Score, ItemError>>,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// One question to answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PredictItem {
+    /// Encoded images (PNG, JPEG, WebP), in order; at least one.
+    pub images: Vec<Bytes>,
+    /// The question.
+    pub question: String,
+    /// The answers to choose from; empty means free text.
+    pub choices: Vec<String>,
+    /// Whether to reason before answering.
+    pub reasoning: bool,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// The answer's text.
+    pub answer: String,
+    /// The reasoning that led to it; empty without.
+    pub reasoning: String,
+    /// Log-probability of the answer's tokens given all before them, nats.
+    pub log_prob: f32,
+    /// Over the choices in their order; empty in an open space.
+    pub probabilities: Vec<f32>,
+    /// Entropy over the choices; in an open space the mean entropy of the answer's tokens. Nats.
+    pub uncertainty: f32,
+    /// Tokens read and written.
+    pub tokens: u64,
+}
+
+/// One question with its right answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalItem {
+    /// Encoded images, in order; at least one.
+    pub images: Vec<Bytes>,
+    /// The question.
+    pub question: String,
+    /// The answers to choose from; empty means free text.
+    pub choices: Vec<String>,
+    /// The right answer; in a closed space one of the choices.
+    pub answer: String,
+    /// Group or family, for the report.
+    pub family: String,
+}
+
+/// How one evaluation item went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalOutcome {
+    /// What the model answered.
+    pub answer: String,
+    /// Whether that is right, up to case and surrounding space.
+    pub correct: bool,
+    /// Probability of the right answer; in an open space that of the greedy one where it is right, else 0.
+    pub p_correct: f32,
+    /// Probability of the answer given; in an open space that of its first token.
+    pub confidence: f32,
+    /// As in the item.
+    pub family: String,
+}
+
+/// Which tensors a training moves.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Trainable {
+    /// All.
+    Full,
+    /// The text model and the connector; the vision tower stands still.
+    FullText,
+    /// Low-rank adapters on every linear layer.
+    Lora {
+        /// Rank of the adapters.
+        rank: u32,
+        /// Their scale is alpha over rank.
+        alpha: f64,
+        /// Dropout before them, in [0, 1).
+        dropout: f64,
+    },
+}
+
+/// What a training is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingSpec {
+    /// Where it starts; none is the base.
+    pub base: Option<ModelRef>,
+    /// What moves.
+    pub trainable: Trainable,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// Steps in all; the schedule ends there.
+    pub total_steps: u64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// Joint 2-norm of the gradient at most.
+    pub grad_clip: f64,
+    /// Seed of fresh adapters and of dropout.
+    pub seed: u64,
+    /// A checkpoint of the same spec to go on from.
+    pub resume: Option<Vec<u8>>,
+}
+
+/// One labelled sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainItem {
+    /// Encoded images, in order; at least one.
+    pub images: Vec<Bytes>,
+    /// The question.
+    pub question: String,
+    /// The right answer.
+    pub answer: String,
+    /// Steps that lead to it; may be empty.
+    pub reasoning: Vec<String>,
+}
+
+/// What a training step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepStats {
+    /// Steps taken, this one included.
+    pub step: u64,
+    /// The weighted sum of the three.
+    pub loss: f32,
+    /// Of answers after reasoning, nats per token; 0 where the batch has no reasoning.
+    pub loss_answer: f32,
+    /// Of reasoning, nats per token; 0 where the batch has none.
+    pub loss_reasoning: f32,
+    /// Of answers without reasoning, nats per token.
+    pub loss_direct: f32,
+    /// Tokens the text model read, padding not counted.
+    pub tokens: u64,
+    /// Joint 2-norm of the gradient before clipping.
+    pub grad_norm: f32,
+    /// Learning rate of the step.
+    pub lr: f64,
+    /// Items of the batch left out because they cannot be read.
+    pub skipped: u32,
+}
+
+/// Where a promoted version's weights come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// A training fork, which goes on existing.
+    Fork(ForkId),
+    /// Stored bytes of `Engine::snapshot`.
+    Snapshot(Vec<u8>),
+    /// A version that is resident already.
+    Resident,
+}
