@@ -1,0 +1,192 @@
+//! Safetensors files: one or sharded, memory-mapped for reading, written whole.
+//!
+//! Invariant: opening reads only headers; a tensor's bytes are touched when it is asked for. Names and shapes are
+//! checked against the architecture before any weight is copied, and an error names the tensor.
+//! Deliberately absent: pickled checkpoints, which can run code.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::layout::{HEAD, Params, Spec, layout};
+use super::{Config, ModelError};
+
+const CURE: &str = "fetch the weights again, in the safetensors format";
+
+/// The weights of a folder, mapped but not loaded. Cheap to clone, safe to share.
+#[derive(Debug, Clone)]
+pub(crate) struct Weights {
+    dir: PathBuf,
+    entries: Arc<BTreeMap<String, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: Arc<(PathBuf, Mmap)>,
+    dtype: Dtype,
+    shape: Vec<i64>,
+    bytes: std::ops::Range<usize>,
+}
+
+impl Weights {
+    /// Maps `model.safetensors`, or the shards named by `model.safetensors.index.json`.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        let single = dir.join("model.safetensors");
+        let index = dir.join("model.safetensors.index.json");
+        let files = if single.exists() || !index.exists() { vec![single] } else { shards(dir, &index)? };
+        let mut entries = BTreeMap::new();
+        for path in files {
+            map_file(&path, &mut entries)?;
+        }
+        Ok(Self { dir: dir.to_path_buf(), entries: Arc::new(entries) })
+    }
+
+    /// Checks that the names and shapes are exactly the configuration's.
+    pub fn check(&self, config: &Config) -> Result<(), ModelError> {
+        let specs: HashMap<String, Spec> = layout(config).into_iter().map(|s| (s.name.clone(), s)).collect();
+        for spec in specs.values() {
+            let Some(entry) = self.entries.get(&spec.name) else {
+                return Err(ModelError::MissingTensor { path: self.dir.clone(), name: spec.name.clone() });
+            };
+            if entry.shape != spec.shape {
+                return Err(ModelError::Shape {
+                    path: entry.file.0.clone(),
+                    name: spec.name.clone(),
+                    expected: spec.shape.clone(),
+                    found: entry.shape.clone(),
+                });
+            }
+        }
+        // Some writers store the tied head a second time: it is the embedding table, so it is left unread.
+        let known = |name: &str| specs.contains_key(name) || (config.tie_word_embeddings && name == HEAD);
+        match self.entries.iter().find(|(name, _)| !known(name)) {
+            Some((name, entry)) => {
+                Err(ModelError::SurplusTensor { path: entry.file.0.clone(), name: name.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Copies every tensor of the configuration to the device.
+    pub fn load(&self, config: &Config, device: Device, kind: Kind) -> Result<Params, ModelError> {
+        self.check(config)?;
+        let mut params = Params::new();
+        for spec in layout(config) {
+            let entry = &self.entries[&spec.name];
+            let data = &entry.file.1[entry.bytes.clone()];
+            let tensor = tensor(&entry.file.0, &spec.name, entry.dtype, &entry.shape, data)?;
+            params.insert(spec.name, tensor.to_kind(kind).to_device(device));
+        }
+        Ok(params)
+    }
+}
+
+fn shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let text = std::fs::read_to_string(index).map_err(ModelError::io(index))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| ModelError::folder(index, e, CURE))?;
+    let map =
+        json["weight_map"].as_object().ok_or_else(|| ModelError::folder(index, "no weight_map", CURE))?;
+    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    // A shard is a plain file name: an index must not lead out of the model folder.
+    if let Some(bad) = names.iter().find(|n| Path::new(n).file_name() != Some(std::ffi::OsStr::new(n))) {
+        return Err(ModelError::folder(index, format!("shard '{bad}' is not a plain file name"), CURE));
+    }
+    Ok(names.into_iter().map(|n| dir.join(n)).collect())
+}
+
+fn map_file(path: &Path, entries: &mut BTreeMap<String, Entry>) -> Result<(), ModelError> {
+    let file = File::open(path).map_err(ModelError::io(path))?;
+    // SAFETY: the mapping is read-only; model folders are not rewritten in place while a service reads them
+    // (save writes beside and renames), which is the condition memmap2 asks for.
+    let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
+    let (header, metadata) =
+        SafeTensors::read_metadata(&map).map_err(|e| ModelError::folder(path, e, CURE))?;
+    let start = 8 + header; // eight bytes of header length come first
+    let file = Arc::new((path.to_path_buf(), map));
+    for (name, info) in metadata.tensors() {
+        let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
+        let shape = info.shape.iter().map(|&n| n as i64).collect();
+        entries.insert(name, Entry { file: file.clone(), dtype: info.dtype, shape, bytes });
+    }
+    Ok(())
+}
+
+fn tensor(path: &Path, name: &str, dtype: Dtype, shape: &[i64], data: &[u8]) -> Result<Tensor, ModelError> {
+    let kind = match dtype {
+        Dtype::F64 => Kind::Double,
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::I64 => Kind::Int64,
+        Dtype::BOOL => Kind::Bool,
+        other => {
+            let what = format!("tensor '{name}' has type {other:?}");
+            return Err(ModelError::folder(path, what, "use weights in float32, float16 or bfloat16"));
+        }
+    };
+    Ok(Tensor::from_data_size(data, shape, kind))
+}
+
+/// Tensors and metadata as the bytes of a safetensors file.
+pub(crate) fn to_bytes(
+    tensors: &[(String, Tensor)],
+    metadata: HashMap<String, String>,
+) -> Result<Vec<u8>, ModelError> {
+    let fail = |e: &dyn ToString| ModelError::adapter(e.to_string(), "report this as a defect");
+    let mut parts = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+        let dtype = match tensor.kind() {
+            Kind::Double => Dtype::F64,
+            Kind::Float => Dtype::F32,
+            Kind::Half => Dtype::F16,
+            Kind::BFloat16 => Dtype::BF16,
+            Kind::Int64 => Dtype::I64,
+            other => return Err(fail(&format!("tensor '{name}' of kind {other:?} cannot be written"))),
+        };
+        let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
+        parts.push((name.as_str(), dtype, shape, bytes));
+    }
+    let mut views = Vec::with_capacity(parts.len());
+    for (name, dtype, shape, bytes) in &parts {
+        views.push((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| fail(&e))?));
+    }
+    serialize(views, Some(metadata)).map_err(|e| fail(&e))
+}
+
+/// Every tensor and the metadata of a safetensors file held in memory.
+pub(crate) fn from_bytes(
+    bytes: &[u8],
+) -> Result<(BTreeMap<String, Tensor>, HashMap<String, String>), ModelError> {
+    let fail =
+        |e: &dyn ToString| ModelError::adapter(e.to_string(), "the blob is damaged: use another version");
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| fail(&e))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| fail(&e))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+        let made = tensor(Path::new("snapshot"), &name, view.dtype(), &shape, view.data())?;
+        tensors.insert(name, made);
+    }
+    Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
+}
+
+/// Writes `model.safetensors`: beside first, then renamed, so that a reader never sees half a file.
+pub(crate) fn write(dir: &Path, params: &Params) -> Result<(), ModelError> {
+    let tensors: Vec<(String, Tensor)> = params.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect();
+    // The reference refuses files without this mark.
+    let bytes = to_bytes(&tensors, HashMap::from([("format".to_string(), "pt".to_string())]))?;
+    let (path, beside) = (dir.join("model.safetensors"), dir.join(".model.safetensors.part"));
+    std::fs::write(&beside, bytes).map_err(ModelError::io(&beside))?;
+    std::fs::rename(&beside, &path).map_err(ModelError::io(&path))
+}
