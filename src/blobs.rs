@@ -1,1 +1,356 @@
-//! To be written.
+//! Images, adapters and checkpoints by the hash of their content.
+//!
+//! Invariants: a key names one content for ever (kind, then sha256), so a blob is never changed, only written or
+//! deleted; what is read is checked against its key; a local blob appears whole or not at all.
+//! Rows in Postgres hold keys. A blob is written before the row that names it, so that a crash leaves a blob
+//! nobody names, never a row that names nothing. Deliberately absent: collecting such leftovers, and listing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::aws::AmazonS3Builder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
+use sha2::{Digest, Sha256};
+
+/// What a blob is; the first part of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BlobKind {
+    /// A sample's image, as the client sent it.
+    Image,
+    /// A version's weights (adapters or all of them).
+    Adapter,
+    /// A training's state between two steps.
+    Checkpoint,
+}
+
+impl BlobKind {
+    const ALL: [Self; 3] = [Self::Image, Self::Adapter, Self::Checkpoint];
+
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Image => "images",
+            Self::Adapter => "adapters",
+            Self::Checkpoint => "checkpoints",
+        }
+    }
+}
+
+/// The name of a blob: `images/ab/abcd…`, kind and sha256 in hex.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlobKey(String);
+
+impl BlobKey {
+    /// The key of `content` as a blob of `kind`.
+    pub fn of(kind: BlobKind, content: &[u8]) -> Self {
+        Self::from_digest(kind, &Sha256::digest(content).into())
+    }
+
+    /// The key of a content whose sha256 is known.
+    pub fn from_digest(kind: BlobKind, sha256: &[u8; 32]) -> Self {
+        let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self(format!("{}/{}/{hex}", kind.folder(), &hex[..2]))
+    }
+
+    /// The key as it is stored in rows.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The content's sha256 in lower-case hex.
+    pub fn sha256(&self) -> &str {
+        // Unwrap safety: a key is made by `from_digest` or checked by `from_str`, and both have two slashes.
+        #[allow(clippy::unwrap_used)]
+        self.0.rsplit('/').next().unwrap()
+    }
+}
+
+impl std::fmt::Display for BlobKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for BlobKey {
+    type Err = BlobError;
+
+    fn from_str(text: &str) -> Result<Self, BlobError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let well_formed = matches!(parts[..], [folder, shard, hex]
+            if BlobKind::ALL.iter().any(|kind| kind.folder() == folder)
+                && hex.len() == 64
+                && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+                && shard == &hex[..2]);
+        if well_formed { Ok(Self(text.to_owned())) } else { Err(BlobError::BadKey(text.to_owned())) }
+    }
+}
+
+/// Why a blob could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// Text that is no key.
+    #[error("{0:?} is no blob key: one looks like images/ab/ab12… with 64 hex digits")]
+    BadKey(String),
+    /// A URL that names no store.
+    #[error(
+        "blobs.url {url:?}: {reason}; use s3://bucket/prefix, gs://bucket/prefix or file:///folder, or leave it unset"
+    )]
+    BadUrl {
+        /// The URL as it was set.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The local folder cannot be made or used.
+    #[error("blob folder {}: {source}; make it writable for the service or set blobs.url", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No blob of that key.
+    #[error("blob {0} is missing from the store: restore it from a backup, or add its sample again")]
+    Missing(BlobKey),
+    /// The stored content does not hash to its key.
+    #[error(
+        "blob {0} is damaged, its content has another hash: restore it from a backup, or add its sample again"
+    )]
+    Damaged(BlobKey),
+    /// The store answers with an error.
+    #[error("blob {key}: {source}; check blobs.url, its credentials and the space left")]
+    Store {
+        /// The blob.
+        key: BlobKey,
+        /// What the store said.
+        source: object_store::Error,
+    },
+    /// The disk did not confirm that it holds what was written.
+    #[error("blob folder {}: not synced to disk: {source}; check the disk", path.display())]
+    Sync {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A cheap handle on the blob store.
+#[derive(Clone, Debug)]
+pub struct Blobs {
+    store: Arc<dyn ObjectStore>,
+    /// The folder of a local store.
+    folder: Option<PathBuf>,
+}
+
+impl Blobs {
+    /// Opens the store at `url`, or the folder `default_folder` (made if need be) when there is none.
+    ///
+    /// Credentials and endpoints of S3 and GCS come from their usual environment variables (`AWS_*`, `GOOGLE_*`).
+    pub fn open(url: Option<&str>, default_folder: &Path) -> Result<Self, BlobError> {
+        let Some(url) = url else { return Self::open_folder(default_folder) };
+        let bad = |reason: String| BlobError::BadUrl { url: url.to_owned(), reason };
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("it has no scheme".to_owned()))?;
+        if scheme == "file" {
+            return Self::open_folder(Path::new(rest));
+        }
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err(bad("it names no bucket".to_owned()));
+        }
+        let refused = |error: object_store::Error| bad(error.to_string());
+        let store: Arc<dyn ObjectStore> = match scheme {
+            "s3" => Arc::new(AmazonS3Builder::from_env().with_bucket_name(bucket).build().map_err(refused)?),
+            "gs" => Arc::new(
+                GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).build().map_err(refused)?,
+            ),
+            other => return Err(bad(format!("the scheme {other} is unknown"))),
+        };
+        let store: Arc<dyn ObjectStore> = match prefix.trim_matches('/') {
+            "" => store,
+            prefix => Arc::new(PrefixStore::new(store, prefix)),
+        };
+        Ok(Self { store, folder: None })
+    }
+
+    fn open_folder(path: &Path) -> Result<Self, BlobError> {
+        let refused = |source| BlobError::Folder { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(refused)?;
+        // A folder that cannot be written to is found out now and not at the first sample.
+        probe_folder(path).map_err(refused)?;
+        let store =
+            LocalFileSystem::new_with_prefix(path).map_err(|error| refused(std::io::Error::other(error)))?;
+        Ok(Self { store: Arc::new(store), folder: Some(path.to_owned()) })
+    }
+
+    /// Stores `content` and returns its key; does nothing if it is stored already.
+    ///
+    /// A remote store has it durably when this returns. A local one has it after [`Blobs::sync`].
+    pub async fn put(&self, kind: BlobKind, content: Bytes) -> Result<BlobKey, BlobError> {
+        let key = BlobKey::of(kind, &content);
+        self.put_as(&key, content).await?;
+        Ok(key)
+    }
+
+    /// Stores `content` under the key its caller has computed of it.
+    pub async fn put_as(&self, key: &BlobKey, content: Bytes) -> Result<(), BlobError> {
+        // A length that differs is the trace of a power cut before the sync: the blob is written again.
+        if self.length(key).await? == Some(content.len() as u64) {
+            return Ok(());
+        }
+        self.store.put(&path_of(key), content.into()).await.map_err(|source| store_error(key, source))?;
+        Ok(())
+    }
+
+    /// Makes everything put before durable; to be called before the transaction that names it commits.
+    pub async fn sync(&self) -> Result<(), BlobError> {
+        let Some(path) = self.folder.clone() else { return Ok(()) };
+        let failed = |source| BlobError::Sync { path: path.clone(), source };
+        let folder = path.clone();
+        // One sync of the file system costs about as much as one of a single small file.
+        let synced = tokio::task::spawn_blocking(move || {
+            let folder = std::fs::File::open(folder)?;
+            nix::unistd::syncfs(folder).map_err(std::io::Error::from)
+        });
+        synced.await.map_err(|error| failed(std::io::Error::other(error)))?.map_err(failed)
+    }
+
+    /// The content of `key`, checked against its hash.
+    pub async fn get(&self, key: &BlobKey) -> Result<Bytes, BlobError> {
+        let read = async { self.store.get(&path_of(key)).await?.bytes().await };
+        let content = read.await.map_err(|source| store_error(key, source))?;
+        let digest: [u8; 32] = Sha256::digest(&content).into();
+        let matches = key.sha256().bytes().eq(digest.iter().flat_map(|byte| {
+            let digit = |n: u8| b"0123456789abcdef"[usize::from(n)];
+            [digit(byte >> 4), digit(byte & 15)]
+        }));
+        if matches { Ok(content) } else { Err(BlobError::Damaged(key.clone())) }
+    }
+
+    /// Whether `key` is stored.
+    pub async fn exists(&self, key: &BlobKey) -> Result<bool, BlobError> {
+        Ok(self.length(key).await?.is_some())
+    }
+
+    /// Deletes `key`; nothing to delete is a success.
+    pub async fn delete(&self, key: &BlobKey) -> Result<(), BlobError> {
+        match self.store.delete(&path_of(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(store_error(key, source)),
+        }
+    }
+
+    async fn length(&self, key: &BlobKey) -> Result<Option<u64>, BlobError> {
+        match self.store.head(&path_of(key)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(store_error(key, source)),
+        }
+    }
+}
+
+fn path_of(key: &BlobKey) -> ObjectPath {
+    ObjectPath::from(key.as_str())
+}
+
+fn store_error(key: &BlobKey, source: object_store::Error) -> BlobError {
+    match source {
+        object_store::Error::NotFound { .. } => BlobError::Missing(key.clone()),
+        source => BlobError::Store { key: key.clone(), source },
+    }
+}
+
+/// Writes and removes a file in `folder`.
+fn probe_folder(folder: &Path) -> std::io::Result<()> {
+    let probe = folder.join(format!(".writable-{}", std::process::id()));
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(&probe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local() -> (tempfile::TempDir, Blobs) {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let blobs = Blobs::open(None, &folder.path().join("blobs")).expect("a writable temp folder");
+        (folder, blobs)
+    }
+
+    fn file(folder: &tempfile::TempDir, key: &BlobKey) -> PathBuf {
+        folder.path().join("blobs").join(key.as_str())
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_got_under_the_hash_of_its_content() {
+        let (folder, blobs) = local();
+        let key = blobs.put(BlobKind::Image, Bytes::from_static(b"abc")).await.expect("a put");
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(key.as_str(), format!("images/ba/{digest}"));
+        assert_eq!(key.sha256(), digest);
+        blobs.sync().await.expect("a sync");
+        assert_eq!(blobs.get(&key).await.expect("a get"), "abc");
+        assert_eq!(std::fs::read(file(&folder, &key)).expect("a plain file"), b"abc");
+        assert!(blobs.exists(&key).await.expect("an answer"));
+    }
+
+    #[tokio::test]
+    async fn an_existing_blob_is_not_rewritten_but_a_cut_off_one_is() {
+        let (folder, blobs) = local();
+        let content = Bytes::from_static(b"weights");
+        let key = blobs.put(BlobKind::Adapter, content.clone()).await.expect("a put");
+        let path = file(&folder, &key);
+        let inode = |path: &Path| {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(path).expect("a file").ino()
+        };
+        let before = inode(&path);
+        assert_eq!(blobs.put(BlobKind::Adapter, content.clone()).await.expect("a put"), key);
+        assert_eq!(inode(&path), before);
+        std::fs::write(&path, b"wei").expect("a writable file");
+        blobs.put(BlobKind::Adapter, content.clone()).await.expect("a put");
+        assert_eq!(blobs.get(&key).await.expect("a get"), content);
+    }
+
+    #[tokio::test]
+    async fn missing_and_damaged_blobs_are_told_apart() {
+        let (folder, blobs) = local();
+        let key = blobs.put(BlobKind::Checkpoint, Bytes::from_static(b"step 7")).await.expect("a put");
+        std::fs::write(file(&folder, &key), b"step 8").expect("a writable file");
+        assert!(matches!(blobs.get(&key).await, Err(BlobError::Damaged(_))));
+        blobs.delete(&key).await.expect("a delete");
+        blobs.delete(&key).await.expect("a second delete is the same");
+        assert!(!blobs.exists(&key).await.expect("an answer"));
+        let message = blobs.get(&key).await.expect_err("nothing there").to_string();
+        assert!(message.contains(key.as_str()), "{message}");
+    }
+
+    #[test]
+    fn keys_are_read_back_and_other_text_is_refused() {
+        let key = BlobKey::of(BlobKind::Image, b"abc");
+        assert_eq!(key.as_str().parse::<BlobKey>().expect("a key"), key);
+        let hex = key.sha256();
+        for bad in
+            ["", "images/ab", "../../etc/passwd", &format!("secrets/ba/{hex}"), &format!("images/aa/{hex}")]
+        {
+            assert!(matches!(bad.parse::<BlobKey>(), Err(BlobError::BadKey(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_names_no_store_is_refused_with_the_forms_that_do() {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        for bad in ["bucket", "ftp://host/x", "s3:///x"] {
+            let message = Blobs::open(Some(bad), folder.path()).expect_err("a refusal").to_string();
+            assert!(message.contains(bad) && message.contains("s3://bucket"), "{message}");
+        }
+        let url = format!("file://{}/elsewhere", folder.path().display());
+        Blobs::open(Some(&url), Path::new("unused")).expect("a folder by URL");
+        assert!(folder.path().join("elsewhere").is_dir());
+        Blobs::open(Some("s3://bucket/some/prefix"), Path::new("unused")).expect("no request is made yet");
+    }
+}
