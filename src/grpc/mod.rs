@@ -1,1 +1,3 @@
-//! To be written.
+//! The wire: `activevlm.v1` over gRPC.
+
+pub mod pb;
