@@ -10,6 +10,7 @@ pub mod digit_boards;
 pub mod digits;
 pub mod lesson;
 pub mod oracle;
+pub mod pretrain;
 pub mod question;
 pub mod render;
 pub mod sample;

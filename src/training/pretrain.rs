@@ -1,0 +1,313 @@
+//! The training loop that makes a toy base from nothing, and its measurements.
+//!
+//! Owns the model under training and its optimiser; takes batches as plain numbers, so that the lab that
+//! composes them needs no tensors. Invariant: the same batches give the same weights on one thread, also
+//! across a checkpoint. Deliberately absent: what is taught (`lab::lesson`) and fine-tuning on labels, which
+//! is the engine's.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::adamw::{AdamW, AdamWConfig};
+use crate::model::{Config, ModelError, Processor, Trainable, Vlm};
+
+/// One picture with one text.
+#[derive(Debug, Clone)]
+pub struct Example {
+    /// Normalised pixels, `[3, H, W]` flattened.
+    pub pixels: Vec<f32>,
+    /// Prompt and target as token ids.
+    pub tokens: Vec<i64>,
+    /// The first token that is to be learnt; all before it is the prompt.
+    pub learn_from: usize,
+    /// For each visual token the ids of the words that describe its cell.
+    pub captions: Vec<Vec<i64>>,
+}
+
+/// The losses of one step, in nats.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Losses {
+    /// Mean over learnt tokens.
+    pub text: f64,
+    /// Mean over visual tokens, as they enter the decoder.
+    pub seen: f64,
+    /// Mean over visual tokens, as they leave it.
+    pub said: f64,
+    /// 2-norm of the gradient before clipping.
+    pub gradient: f64,
+}
+
+/// What a step minimises.
+#[derive(Debug, Clone, Copy)]
+pub struct Objective {
+    /// Weight of the caption losses; nought for fine-tuning.
+    pub captions: f64,
+    /// Weight of a cell whose caption is `background`: most cells are empty.
+    pub background_weight: f64,
+    /// The token id of the caption of empty cells.
+    pub background: i64,
+    /// Largest gradient norm.
+    pub clip: f64,
+}
+
+/// A model under training.
+#[derive(Debug)]
+pub struct Pretrainer {
+    model: Vlm,
+    optimiser: AdamW,
+    objective: Objective,
+    image: [i64; 3],
+}
+
+impl Pretrainer {
+    /// A random model of `config` (the JSON of a Hugging Face `config.json`), on the CPU in float32.
+    ///
+    /// # Errors
+    /// When the configuration is none of a SmolVLM.
+    pub fn new(config: serde_json::Value, seed: i64, objective: Objective) -> Result<Self, ModelError> {
+        let model = Vlm::random(Config::from_json(config)?, seed, Device::Cpu, Kind::Float);
+        Self::fork(&model, &Trainable::Full, seed, objective)
+    }
+
+    /// Trains a fork of `base`, which stays as it is.
+    ///
+    /// # Errors
+    /// When `trainable` does not fit the model.
+    pub fn fork(base: &Vlm, trainable: &Trainable, seed: i64, objective: Objective) -> Result<Self, ModelError> {
+        let model = base.fork(trainable, seed)?;
+        let side = model.config().vision.image_size;
+        let optimiser = AdamW::new(model.trainable(), AdamWConfig::default());
+        Ok(Self { model, optimiser, objective, image: [3, side, side] })
+    }
+
+    /// Number of trained weights.
+    pub fn weights(&self) -> usize {
+        self.model.trainable().iter().map(|(_, tensor)| tensor.numel()).sum()
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> usize {
+        self.optimiser.steps() as usize
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &Vlm {
+        &self.model
+    }
+
+    /// One optimiser step on `batch` with learning rate `lr`.
+    ///
+    /// # Errors
+    /// When an example's image tokens do not match the model's visual tokens.
+    pub fn step(&mut self, batch: &[Example], lr: f64) -> Result<Losses, ModelError> {
+        let rows: Vec<&[i64]> = batch.iter().map(|example| example.tokens.as_slice()).collect();
+        let (ids, mask) = right_padded(&rows);
+        let visual = self.model.vision(&self.pixels(batch));
+        let hidden = self.model.decode(&self.model.embed(&ids, &visual)?, &mask, None);
+
+        let (places, targets) = learnt(batch, ids.size()[1]);
+        let flat = hidden.flatten(0, 1);
+        let logits = self.model.logits(&flat.index_select(0, &places));
+        let text = logits.cross_entropy_for_logits(&targets);
+
+        let mut losses = Losses { text: text.double_value(&[]), ..Losses::default() };
+        let mut total = text;
+        if self.objective.captions > 0.0 {
+            let images = ids.eq(self.model.config().image_token_id).view(-1).nonzero().view(-1);
+            let (words, weights) = self.caption_targets(batch);
+            let seen = caption_loss(&self.model.logits(&visual.flatten(0, 1)), &words, &weights);
+            let said = caption_loss(&self.model.logits(&flat.index_select(0, &images)), &words, &weights);
+            (losses.seen, losses.said) = (seen.double_value(&[]), said.double_value(&[]));
+            total = total + (seen + said) * self.objective.captions;
+        }
+        self.optimiser.zero_grad();
+        total.backward();
+        losses.gradient = self.optimiser.clip_grad_norm(self.objective.clip);
+        self.optimiser.step(lr);
+        Ok(losses)
+    }
+
+    /// For each example, which of its `choices` (token ids) is the likeliest next token after all its tokens.
+    ///
+    /// # Errors
+    /// As [`Pretrainer::step`].
+    pub fn choose(&self, examples: &[Example], choices: &[Vec<i64>]) -> Result<Vec<i64>, ModelError> {
+        let rows: Vec<&[i64]> = examples.iter().map(|example| example.tokens.as_slice()).collect();
+        no_grad(|| {
+            let (ids, mask) = right_padded(&rows);
+            let visual = self.model.vision(&self.pixels(examples));
+            let hidden = self.model.decode(&self.model.embed(&ids, &visual)?, &mask, None);
+            let pick = |(row, (example, choices)): (usize, (&Example, &Vec<i64>))| {
+                let last = hidden.get(row as i64).get(example.tokens.len() as i64 - 1);
+                let scores = self.model.logits(&last).index_select(0, &Tensor::from_slice(choices));
+                choices[scores.argmax(0, false).int64_value(&[]) as usize]
+            };
+            Ok(examples.iter().zip(choices).enumerate().map(pick).collect())
+        })
+    }
+
+    /// The likeliest word for every visual token as it enters the decoder, example by example.
+    pub fn see(&self, examples: &[Example]) -> Vec<i64> {
+        let best = no_grad(|| {
+            let visual = self.model.vision(&self.pixels(examples));
+            self.model.logits(&visual.flatten(0, 1)).argmax(-1, false)
+        });
+        // Unwrap safety: argmax gives a vector of int64.
+        #[allow(clippy::unwrap_used)]
+        Vec::<i64>::try_from(best).unwrap()
+    }
+
+    /// Writes weights and optimiser to one file, whole or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_checkpoint(&self, path: &Path) -> Result<(), tch::TchError> {
+        let mut tensors = self.optimiser.export();
+        tensors.extend(self.model.trainable().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor)));
+        let unfinished = path.with_extension("unfinished");
+        Tensor::save_multi(&tensors, &unfinished)?;
+        Ok(std::fs::rename(unfinished, path)?)
+    }
+
+    /// Continues from a file of [`Pretrainer::save_checkpoint`].
+    ///
+    /// # Errors
+    /// When the file is not that of a model of this configuration.
+    pub fn load_checkpoint(&mut self, path: &Path) -> Result<(), tch::TchError> {
+        let (weights, state): (Vec<_>, Vec<_>) =
+            Tensor::load_multi(path)?.into_iter().partition(|(name, _)| name.starts_with("weight."));
+        for (name, mut tensor) in self.model.trainable() {
+            let stored = weights.iter().find(|(stored, _)| stored[7..] == name);
+            let (_, stored) = stored.ok_or_else(|| {
+                tch::TchError::FileFormat(format!("{} lacks `{name}`: delete it to start over", path.display()))
+            })?;
+            no_grad(|| tensor.f_copy_(stored))?;
+        }
+        self.optimiser.import(state)
+    }
+
+    /// Writes the model as a Hugging Face folder with `processor`'s files.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path, processor: &Processor) -> Result<(), ModelError> {
+        self.model.save(folder, processor)
+    }
+
+    /// `[B, 3, H, W]`, float32.
+    fn pixels(&self, batch: &[Example]) -> Tensor {
+        let flat: Vec<f32> = batch.iter().flat_map(|example| example.pixels.iter().copied()).collect();
+        let [channels, height, width] = self.image;
+        Tensor::from_slice(&flat).view([batch.len() as i64, channels, height, width])
+    }
+
+    /// Word ids `[cells, 3]` (the first repeated where a cell has fewer) and weights `[cells]`, float32.
+    fn caption_targets(&self, batch: &[Example]) -> (Tensor, Tensor) {
+        let (mut words, mut weights) = (Vec::new(), Vec::new());
+        for caption in batch.iter().flat_map(|example| &example.captions) {
+            words.extend((0..3).map(|slot| caption[slot % caption.len()]));
+            let background = caption[0] == self.objective.background;
+            weights.push(if background { self.objective.background_weight } else { 1.0 } as f32);
+        }
+        (Tensor::from_slice(&words).view([-1, 3]), Tensor::from_slice(&weights))
+    }
+}
+
+/// Cross entropy to the uniform mixture of three words; logits `[cells, V]`, words `[cells, 3]`, weights `[cells]`.
+fn caption_loss(logits: &Tensor, words: &Tensor, weights: &Tensor) -> Tensor {
+    let each = logits.log_softmax(-1, Kind::Float).gather(1, words, false);
+    let each = each.mean_dim([1i64].as_slice(), false, Kind::Float);
+    -(each * weights).sum(Kind::Float) / weights.sum(Kind::Float)
+}
+
+/// Ids and mask, int64 `[B, T]`, rows filled up with zeros on the right.
+fn right_padded(rows: &[&[i64]]) -> (Tensor, Tensor) {
+    let length = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+    let (mut ids, mut mask) = (Vec::new(), Vec::new());
+    for row in rows {
+        ids.extend(row.iter().copied().chain(std::iter::repeat_n(0, length - row.len())));
+        mask.extend((0..length).map(|at| i64::from(at < row.len())));
+    }
+    let shape = [rows.len() as i64, length as i64];
+    (Tensor::from_slice(&ids).view(shape), Tensor::from_slice(&mask).view(shape))
+}
+
+/// Flat positions whose next token is learnt, and those tokens; both int64 `[n]`.
+fn learnt(batch: &[Example], length: i64) -> (Tensor, Tensor) {
+    let (mut places, mut targets) = (Vec::new(), Vec::new());
+    for (row, example) in batch.iter().enumerate() {
+        for at in example.learn_from..example.tokens.len() {
+            places.push(row as i64 * length + at as i64 - 1);
+            targets.push(example.tokens[at]);
+        }
+    }
+    (Tensor::from_slice(&places), Tensor::from_slice(&targets))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const IMAGE: i64 = 4;
+
+    fn trainer() -> Pretrainer {
+        let config = serde_json::json!({
+            "model_type": "smolvlm", "scale_factor": 2, "image_token_id": IMAGE, "tie_word_embeddings": true,
+            "pad_token_id": 0,
+            "vision_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+                "num_attention_heads": 2, "image_size": 32, "patch_size": 8},
+            "text_config": {"vocab_size": 30, "hidden_size": 16, "intermediate_size": 24,
+                "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+        });
+        let objective = Objective { captions: 0.5, background_weight: 0.2, background: 9, clip: 1.0 };
+        Pretrainer::new(config, 1, objective).unwrap()
+    }
+
+    fn batch() -> Vec<Example> {
+        let example = |shade: f32, answer: i64| Example {
+            pixels: vec![shade; 3 * 32 * 32],
+            tokens: vec![1, IMAGE, IMAGE, IMAGE, IMAGE, 6, answer, 2],
+            learn_from: 6,
+            captions: vec![vec![answer], vec![9], vec![answer, 12], vec![9]],
+        };
+        vec![example(-1.0, 20), example(1.0, 21)]
+    }
+
+    #[test]
+    fn the_loss_falls_and_the_answers_become_right() {
+        let (mut trainer, batch) = (trainer(), batch());
+        let first = trainer.step(&batch, 0.01).unwrap();
+        for _ in 0..60 {
+            trainer.step(&batch, 0.01).unwrap();
+        }
+        let last = trainer.step(&batch, 0.01).unwrap();
+        assert!(last.text < first.text / 4.0 && last.seen < first.seen, "{first:?} {last:?}");
+        let asked: Vec<Example> =
+            batch.iter().map(|e| Example { tokens: e.tokens[..6].to_vec(), ..e.clone() }).collect();
+        assert_eq!(trainer.choose(&asked, &[vec![20, 21], vec![20, 21]]).unwrap(), [20, 21]);
+    }
+
+    #[test]
+    fn a_checkpoint_continues_where_it_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.ot");
+        let mut straight = trainer();
+        for _ in 0..3 {
+            straight.step(&batch(), 0.01).unwrap();
+        }
+        straight.save_checkpoint(&path).unwrap();
+        let mut resumed = trainer();
+        resumed.load_checkpoint(&path).unwrap();
+        let (a, b) = (straight.step(&batch(), 0.01).unwrap(), resumed.step(&batch(), 0.01).unwrap());
+        assert_eq!((a.text, a.seen, resumed.steps()), (b.text, b.seen, 4));
+    }
+
+    #[test]
+    fn only_the_target_is_learnt() {
+        let (places, targets) = learnt(&batch(), 8);
+        assert_eq!(Vec::<i64>::try_from(places).unwrap(), [5, 6, 13, 14]);
+        assert_eq!(Vec::<i64>::try_from(targets).unwrap(), [20, 2, 21, 2]);
+    }
+}
