@@ -11,6 +11,7 @@ pub mod digits;
 pub mod lesson;
 pub mod oracle;
 pub mod pretrain;
+pub mod probe;
 pub mod question;
 pub mod render;
 pub mod sample;

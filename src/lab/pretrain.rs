@@ -155,7 +155,13 @@ impl ToyText {
     }
 
     /// A picture, a question and the text to learn after `Assistant:` (nothing when only asking).
-    pub fn example(&self, canvas: &[u8], captions: &[String], question: &str, target: Option<&str>) -> Example {
+    pub fn example(
+        &self,
+        canvas: &[u8],
+        captions: &[String],
+        question: &str,
+        target: Option<&str>,
+    ) -> Example {
         let picture = "<image>".repeat(LATTICE * LATTICE);
         let prompt = format!(
             "<|im_start|>User:<fake_token_around_image><global-img>{picture}<fake_token_around_image>\
@@ -168,7 +174,12 @@ impl ToyText {
             None => tokens.extend(self.ids(direct_target("").trim_end())),
         }
         let words = |caption: &String| caption.split(' ').map(|word| self.word(word)).collect();
-        Example { pixels: normalised(canvas), tokens, learn_from, captions: captions.iter().map(words).collect() }
+        Example {
+            pixels: normalised(canvas),
+            tokens,
+            learn_from,
+            captions: captions.iter().map(words).collect(),
+        }
     }
 
     fn batch(&self, digits: &DigitBoards, seed: u64, step: usize, size: usize) -> Vec<Example> {
@@ -192,7 +203,10 @@ impl ToyText {
 
 /// Bytes `[64, 64, 3]` to what the processor makes of them: `(x / 255 - 0.5) / 0.5`, `[3, 64, 64]`.
 pub fn normalised(canvas: &[u8]) -> Vec<f32> {
-    (0..3).flat_map(|channel| canvas.iter().skip(channel).step_by(3)).map(|x| (f32::from(*x) / 255.0 - 0.5) / 0.5).collect()
+    (0..3)
+        .flat_map(|channel| canvas.iter().skip(channel).step_by(3))
+        .map(|x| (f32::from(*x) / 255.0 - 0.5) / 0.5)
+        .collect()
 }
 
 /// Accuracy of direct answers by family, and of naming digits.

@@ -10,7 +10,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::adamw::{AdamW, AdamWConfig};
-use crate::model::{Config, ModelError, Processor, Trainable, Vlm};
+use crate::model::{Checkpoint, Config, ModelError, Processor, Trainable, Vlm};
 
 /// One picture with one text.
 #[derive(Debug, Clone)]
@@ -74,11 +74,30 @@ impl Pretrainer {
     ///
     /// # Errors
     /// When `trainable` does not fit the model.
-    pub fn fork(base: &Vlm, trainable: &Trainable, seed: i64, objective: Objective) -> Result<Self, ModelError> {
+    pub fn fork(
+        base: &Vlm,
+        trainable: &Trainable,
+        seed: i64,
+        objective: Objective,
+    ) -> Result<Self, ModelError> {
         let model = base.fork(trainable, seed)?;
         let side = model.config().vision.image_size;
         let optimiser = AdamW::new(model.trainable(), AdamWConfig::default());
         Ok(Self { model, optimiser, objective, image: [3, side, side] })
+    }
+
+    /// Trains a fork of the model in `folder`, on the CPU in float32.
+    ///
+    /// # Errors
+    /// When the folder is no complete model, or `trainable` does not fit it.
+    pub fn open(
+        folder: &Path,
+        trainable: &Trainable,
+        seed: i64,
+        objective: Objective,
+    ) -> Result<Self, ModelError> {
+        let base = Checkpoint::open(folder)?.build(Device::Cpu, Kind::Float)?;
+        Self::fork(&base, trainable, seed, objective)
     }
 
     /// Number of trained weights.
@@ -164,7 +183,9 @@ impl Pretrainer {
     /// When the file cannot be written.
     pub fn save_checkpoint(&self, path: &Path) -> Result<(), tch::TchError> {
         let mut tensors = self.optimiser.export();
-        tensors.extend(self.model.trainable().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor)));
+        tensors.extend(
+            self.model.trainable().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor)),
+        );
         let unfinished = path.with_extension("unfinished");
         Tensor::save_multi(&tensors, &unfinished)?;
         Ok(std::fs::rename(unfinished, path)?)
@@ -180,7 +201,10 @@ impl Pretrainer {
         for (name, mut tensor) in self.model.trainable() {
             let stored = weights.iter().find(|(stored, _)| stored[7..] == name);
             let (_, stored) = stored.ok_or_else(|| {
-                tch::TchError::FileFormat(format!("{} lacks `{name}`: delete it to start over", path.display()))
+                tch::TchError::FileFormat(format!(
+                    "{} lacks `{name}`: delete it to start over",
+                    path.display()
+                ))
             })?;
             no_grad(|| tensor.f_copy_(stored))?;
         }
