@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_template_that_raises_is_refused_at_once() {
-        let error = ChatTemplate::new("{{ raise_exception('no system role') }}").unwrap_err();
+        let error = ChatTemplate::new("{{ raise_exception('no system role') }}").expect_err("refused");
         assert!(error.to_string().contains("no system role"), "{error}");
     }
 }

@@ -340,10 +340,10 @@ mod tests {
     fn limits_hold_before_memory_is_spent() {
         let bytes = encoded(40, 30, ImageFormat::Png);
         let few = ImageLimits { max_pixels: 1199, ..Default::default() };
-        assert!(small().prepare(&bytes, &few).unwrap_err().to_string().contains("40x30"));
+        assert!(small().prepare(&bytes, &few).expect_err("refused").to_string().contains("40x30"));
         assert!(small().prepare(&bytes, &ImageLimits { max_pixels: 1200, ..few }).is_ok());
         let short = ImageLimits { max_bytes: bytes.len() - 1, ..Default::default() };
-        assert!(small().prepare(&bytes, &short).unwrap_err().to_string().contains("bytes"));
+        assert!(small().prepare(&bytes, &short).expect_err("refused").to_string().contains("bytes"));
         // A PNG header that promises 60000 x 60000 pixels in a few bytes.
         let mut bomb = bytes.clone();
         bomb[16..20].copy_from_slice(&60_000u32.to_be_bytes());

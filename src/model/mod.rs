@@ -20,6 +20,8 @@ mod layout;
 mod lora;
 mod processor;
 mod resize;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tokenizer;
 mod vision;

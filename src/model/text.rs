@@ -239,27 +239,17 @@ impl Layer {
             Some(cache) => cache.extend(index, k, v),
             None => (k, v),
         };
-        let (k, v) = (self.widen(&k), self.widen(&v));
         let (mask, causal) = match sight {
             Sight::All => (None, false),
             Sight::Past => (None, true),
             Sight::Masked(mask) => (Some(mask), false),
         };
-        let mixed = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, false);
+        let grouped = self.heads != self.kv_heads;
+        let mixed = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, grouped);
         let x = x + self.o.forward(&mixed.transpose(1, 2).reshape([b, t, self.heads * self.head_dim]));
         let normed = rms(&x, &self.norm2, self.eps);
         let hidden = self.gate.forward(&normed).silu() * self.up.forward(&normed);
         x + self.down.forward(&hidden)
-    }
-
-    /// Key-value heads repeated for the query heads of their group.
-    fn widen(&self, t: &Tensor) -> Tensor {
-        let group = self.heads / self.kv_heads;
-        if group == 1 {
-            return t.shallow_clone();
-        }
-        let (b, s) = (t.size()[0], t.size()[2]);
-        t.unsqueeze(2).expand([-1, -1, group, -1, -1], false).reshape([b, self.heads, s, self.head_dim])
     }
 }
 

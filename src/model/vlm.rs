@@ -243,8 +243,15 @@ impl Vlm {
 
     /// Writes a complete Hugging Face folder; adapters are folded into the weights.
     pub fn save(&self, dir: &Path, processor: &Processor) -> Result<(), ModelError> {
-        let merged = self.adapter.as_ref().map(|adapter| adapter.merged(&self.params));
-        folder::save(dir, &self.config, merged.as_ref().unwrap_or(&self.params), processor)
+        folder::save(dir, &self.config, &self.merged_params(), processor)
+    }
+
+    /// All weights, adapters folded in.
+    pub(crate) fn merged_params(&self) -> Params {
+        match &self.adapter {
+            Some(adapter) => adapter.merged(&self.params),
+            None => self.params.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect(),
+        }
     }
 
     /// Turns the adapters' dropout on (training) or off (everything else; the state of a new model).

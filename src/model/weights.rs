@@ -164,10 +164,11 @@ pub(crate) fn to_bytes(
     serialize(views, Some(metadata)).map_err(|e| fail(&e))
 }
 
-/// Every tensor and the metadata of a safetensors file held in memory.
-pub(crate) fn from_bytes(
-    bytes: &[u8],
-) -> Result<(BTreeMap<String, Tensor>, HashMap<String, String>), ModelError> {
+/// A safetensors file held in memory: its tensors and its metadata.
+pub(crate) type Stored = (BTreeMap<String, Tensor>, HashMap<String, String>);
+
+/// Every tensor and the metadata of the bytes of a safetensors file.
+pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Stored, ModelError> {
     let fail =
         |e: &dyn ToString| ModelError::adapter(e.to_string(), "the blob is damaged: use another version");
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| fail(&e))?;
