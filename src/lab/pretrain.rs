@@ -282,6 +282,7 @@ pub fn open_text(folder: &Path) -> Result<ToyText, LabError> {
 mod tests {
     use super::*;
     use crate::lab::render::Canvas;
+    use crate::model::ImageLimits;
 
     #[test]
     fn pixels_are_normalised_channel_by_channel() {
@@ -308,5 +309,26 @@ mod tests {
         let ids: Vec<u32> = example.tokens[example.learn_from..].iter().map(|id| *id as u32).collect();
         assert_eq!(text.tokenizer.decode(&ids, false).unwrap(), " Answer: 7<end_of_utterance>");
         assert_eq!(example.tokens.iter().filter(|id| **id == 4).count(), 16);
+    }
+
+    #[test]
+    fn the_service_sees_the_same_pixels_and_tokens_as_the_pretraining() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = ToyText::new(toy::train(0).unwrap());
+        toy::write_folder(&text.tokenizer, folder.path()).unwrap();
+        std::fs::write(folder.path().join("config.json"), config().to_string()).unwrap();
+        let processor = Processor::open(folder.path()).unwrap();
+        for sample in DigitBoards::new(Split::Test, 2).balanced(12) {
+            let seen = processor.decode(&sample.image_png, &ImageLimits::default()).unwrap();
+            let canvas = image::load_from_memory(&sample.image_png).unwrap().to_rgb8();
+            let example =
+                text.example(canvas.as_raw(), &sample.cell_captions, &sample.question, Some(" Answer: 1"));
+            assert_eq!(
+                processor.prompt_ids(&sample.question, seen.tiles).unwrap(),
+                example.tokens[..example.learn_from]
+            );
+            assert_eq!(seen.data.len(), example.pixels.len());
+            assert!(seen.data.iter().zip(&example.pixels).all(|(a, b)| (a - b).abs() < 1e-6));
+        }
     }
 }
