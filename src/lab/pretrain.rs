@@ -21,7 +21,7 @@ use super::sample::Sample;
 use super::tokenizer as toy;
 use crate::model::Processor;
 use crate::training::adamw::warmup_cosine;
-use crate::training::pretrain::{Example, Losses, Objective, Pretrainer};
+use crate::training::pretrain::{Example, Losses, Objective, Pretrainer, use_threads};
 
 /// Anything that stops a laboratory run, in words.
 pub type LabError = Box<dyn std::error::Error + Send + Sync>;
@@ -39,14 +39,17 @@ pub struct PretrainArgs {
     #[arg(long, default_value_t = 6000)]
     pub steps: usize,
     /// Lessons per step.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 32)]
     pub batch: usize,
     /// Highest learning rate.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 1.5e-3)]
     pub lr: f64,
     /// Steps between checkpoints and measurements.
     #[arg(long, default_value_t = 500)]
     pub every: usize,
+    /// Threads of torch; more of them help only on an idle machine.
+    #[arg(long, default_value_t = 1)]
+    pub threads: u16,
     /// Seed of weights and lessons.
     #[arg(long, default_value_t = 7)]
     pub seed: u64,
@@ -57,6 +60,7 @@ pub struct PretrainArgs {
 /// # Errors
 /// When a file cannot be written or a checkpoint belongs to another configuration.
 pub fn run(args: &PretrainArgs) -> Result<(), LabError> {
+    use_threads(args.threads);
     std::fs::create_dir_all(&args.state)?;
     let text = ToyText::new(toy::train(args.seed)?);
     toy::write_folder(&text.tokenizer, &args.out)?;

@@ -17,7 +17,7 @@ use super::pretrain::{LabError, ToyText, examine, open_text};
 use super::sample::Sample;
 use crate::model::{LoraConfig, Trainable};
 use crate::training::adamw::warmup_cosine;
-use crate::training::pretrain::{Example, Objective, Pretrainer};
+use crate::training::pretrain::{Example, Objective, Pretrainer, use_threads};
 
 /// Which weights are fine-tuned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -54,6 +54,9 @@ pub struct ProbeArgs {
     /// Share of examples that are learnt with their reasoning, 0 to 1.
     #[arg(long, default_value_t = 0.5)]
     pub reasoning: f64,
+    /// Threads of torch; more of them help only on an idle machine.
+    #[arg(long, default_value_t = 1)]
+    pub threads: u16,
     /// Seed of pool, test and training.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -67,6 +70,7 @@ pub struct ProbeArgs {
 /// # Errors
 /// When the base cannot be read.
 pub fn run(args: &ProbeArgs) -> Result<(), LabError> {
+    use_threads(args.threads);
     let text = open_text(&args.base)?;
     let pool =
         DigitBoards::new(Split::Pool, args.seed).pool(PoolSpec { n: 2000, redundancy: 0.3, long_tail: 1.0 });

@@ -238,6 +238,11 @@ impl Pretrainer {
     }
 }
 
+/// Sets how many threads torch uses in this process; more than one may change the last digits of a sum.
+pub fn use_threads(threads: u16) {
+    tch::set_num_threads(i32::from(threads.max(1)));
+}
+
 /// Cross entropy to the uniform mixture of three words; logits `[cells, V]`, words `[cells, 3]`, weights `[cells]`.
 fn caption_loss(logits: &Tensor, words: &Tensor, weights: &Tensor) -> Tensor {
     let each = logits.log_softmax(-1, Kind::Float).gather(1, words, false);
