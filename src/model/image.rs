@@ -352,6 +352,17 @@ mod tests {
     }
 
     #[test]
+    fn a_picture_taken_sideways_is_turned_upright() {
+        // An EXIF block with one entry, orientation (0x0112) 6: turn by 90 degrees clockwise.
+        let exif =
+            b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        let plain = encoded(40, 16, ImageFormat::Jpeg);
+        let turned = [&plain[..2], exif, &plain[2..]].concat();
+        let size = |bytes: &[u8]| decode(bytes, &ImageLimits::default()).expect("an image").dimensions();
+        assert_eq!((size(&plain), size(&turned)), ((40, 16), (16, 40)));
+    }
+
+    #[test]
     fn transparent_pixels_become_white() {
         let clear = image::RgbaImage::from_pixel(8, 8, image::Rgba([0, 0, 0, 0]));
         let mut bytes = Cursor::new(Vec::new());

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, SmolVLMConfig, SmolVLMForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMForConditionalGeneration
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
@@ -105,10 +105,11 @@ def levels(pixels, processor):
 
 
 def reference(folder: Path, out: Path):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     model = SmolVLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     settings = json.loads((folder / "preprocessor_config.json").read_text())
-    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    jinja = folder / "chat_template.jinja"
+    template = jinja.read_text() if jinja.exists() else json.loads((folder / "chat_template.json").read_text())["chat_template"]
     vision = model.config.vision_config
     visual_tokens = (vision.image_size // vision.patch_size // model.config.scale_factor) ** 2
 
