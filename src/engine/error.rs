@@ -55,7 +55,9 @@ pub enum EngineError {
     #[error("{0}")]
     Invalid(String),
     /// The loss or its gradient is not finite any more; the step was not taken.
-    #[error("training diverged at step {step} (loss {loss}): lower the learning rate, or look for broken labels")]
+    #[error(
+        "training diverged at step {step} (loss {loss}): lower the learning rate, or look for broken labels"
+    )]
     Diverged {
         /// The step that was not taken, from 0.
         step: u64,

@@ -4,18 +4,30 @@
 //! queue: a full one is answered at once.
 
 use super::command::Command;
+use super::evaluate::judge;
+use super::prepare::{Album, Lesson, Preparer, Question};
 use super::queue::{Lane, Queue, Refused};
-use super::thread::Machine;
+use super::scoring::Scored;
+use super::thread::{Gauges, Machine};
 use super::{
-    EngineConfig, EngineError, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ItemError, ModelRef,
-    PredictItem, Prediction, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem, TrainingSpec,
+    Cost, EngineConfig, EngineError, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ItemError,
+    ModelRef, PredictItem, Prediction, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem,
+    TrainingSpec,
 };
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// When a caller that met a full queue should come back.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Questions of one scoring command at most: between two commands the urgent ones get their turn.
+const CHUNK_ITEMS: usize = 256;
+/// Bytes of pixels waiting in one scoring command at most (one item may exceed it alone).
+const CHUNK_BYTES: usize = 64 << 20;
+/// Token budgets of one scoring command at most: enough to sort by length, not so many that others wait long.
+const CHUNK_BUDGETS: usize = 4;
 
 /// Access to the engine's thread. The thread ends when the last handle is dropped.
 #[derive(Clone)]
@@ -26,12 +38,37 @@ pub struct Engine {
 struct Inner {
     queue: Arc<Queue<Command>>,
     info: EngineInfo,
+    preparer: Preparer,
+    chunk_tokens: usize,
     promoted: watch::Receiver<Option<ModelRef>>,
+    gauges: Arc<Gauges>,
+    ended: watch::Receiver<bool>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.queue.close();
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("info", &self.inner.info).field("health", &self.health()).finish()
+    }
+}
+
+/// Tells everybody that the thread has ended, however it ended.
+struct Farewell {
+    queue: Arc<Queue<Command>>,
+    gauges: Arc<Gauges>,
+    ended: watch::Sender<bool>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.gauges.stopped.store(true, Ordering::Release);
+        self.queue.close();
+        self.ended.send_replace(true);
     }
 }
 
@@ -41,10 +78,35 @@ impl Engine {
     /// # Errors
     /// `Device` or `Load`, with the cure.
     pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
-        Err(EngineError::Load {
-            folder: config.model_dir.display().to_string(),
-            reason: "the model module is not there yet".to_owned(),
-        })
+        let queue = Arc::new(Queue::new(config.queue));
+        let gauges = Arc::new(Gauges::default());
+        let (promote, promoted) = watch::channel(None);
+        let (farewell, ended) = watch::channel(false);
+        let (ready, introduction) = oneshot::channel();
+        let chunk_tokens = config.token_budget.saturating_mul(CHUNK_BUDGETS);
+        let farewell = Farewell { queue: queue.clone(), gauges: gauges.clone(), ended: farewell };
+        let own = gauges.clone();
+        let body = move || match Machine::open(&config, promote, own) {
+            Ok(machine) => {
+                if ready.send(Ok(machine.introduction())).is_ok() {
+                    machine.run(&farewell.queue);
+                }
+            }
+            Err(error) => {
+                // A starter that left meanwhile wants no answer.
+                let _ = ready.send(Err(error));
+            }
+        };
+        std::thread::Builder::new().name("engine".to_owned()).spawn(body).map_err(|e| {
+            EngineError::Device {
+                device: "engine thread".to_owned(),
+                reason: format!("the system gives no thread ({e}): raise the limit of processes"),
+            }
+        })?;
+        // The thread can only fail to answer by a panic while loading.
+        let (info, preparer) = introduction.await.unwrap_or(Err(EngineError::Stopped))?;
+        let inner = Inner { queue, info, preparer, chunk_tokens, promoted, gauges, ended };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// What it runs on.
@@ -54,12 +116,13 @@ impl Engine {
 
     /// How it is doing, without asking its thread.
     pub fn health(&self) -> EngineHealth {
+        let Gauges { stopped, panics, resident, forks } = &*self.inner.gauges;
         EngineHealth {
-            alive: !self.inner.queue.is_closed(),
+            alive: !stopped.load(Ordering::Acquire) && !self.inner.queue.is_closed(),
             queued: self.inner.queue.len(),
-            panics: 0,
-            resident: 0,
-            forks: 0,
+            panics: panics.load(Ordering::Relaxed),
+            resident: resident.load(Ordering::Relaxed),
+            forks: forks.load(Ordering::Relaxed),
         }
     }
 
@@ -68,9 +131,15 @@ impl Engine {
         self.inner.promoted.clone()
     }
 
-    /// Ends the thread after the command it is at; later calls answer `Stopped`.
+    /// Ends the thread after the command it is at; what waits, and later calls, are answered `Stopped`.
     pub fn stop(&self) {
         self.inner.queue.close();
+    }
+
+    /// Waits until the thread has ended: after `stop`, or by a fault.
+    pub async fn stopped(&self) {
+        // The sender goes with the thread, so an error means that it has ended too.
+        let _ = self.inner.ended.clone().wait_for(|ended| *ended).await;
     }
 
     /// Makes a version resident from its snapshot. One that is resident already stays as it is.
@@ -84,12 +153,16 @@ impl Engine {
     }
 
     /// Scores questions with a version (none: the base), in direct mode: one answer distribution each.
+    ///
+    /// Long lists go to the thread piece by piece, so that predictions and training steps get their turns between.
     pub async fn score(
         &self,
         version: Option<ModelRef>,
         items: Vec<ScoreItem>,
     ) -> Result<ScoreReply, EngineError> {
-        self.call(Lane::Score, "score", None, move |machine| machine.score(Target::Version(version), items)).await
+        let (scored, cost) = self.answers("score", Target::Version(version), items).await?;
+        let scores = scored.into_iter().map(|item| item.map(|scored| scored.score)).collect();
+        Ok(ScoreReply { scores, cost })
     }
 
     /// Answers one question. The inner error is the item's own fault.
@@ -98,7 +171,17 @@ impl Engine {
         version: Option<ModelRef>,
         item: PredictItem,
     ) -> Result<Result<Prediction, ItemError>, EngineError> {
-        self.call(Lane::Urgent, "predict", None, move |machine| machine.predict(Target::Version(version), item)).await
+        let preparer = self.inner.preparer.clone();
+        let prepared = spawn_blocking(move || {
+            let question = preparer.question(&item.images, &item.question, &item.choices, &mut Album::new());
+            question.map(|question| (question, item.reasoning))
+        });
+        let (question, reasoning) = match joined(prepared).await? {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.call(Lane::Urgent, "predict", None, move |machine| machine.predict(version, question, reasoning))
+            .await
     }
 
     /// Answers questions whose right answer is known, in direct mode; one outcome per item, in order.
@@ -107,7 +190,16 @@ impl Engine {
         target: Target,
         items: Vec<EvalItem>,
     ) -> Result<Vec<Result<EvalOutcome, ItemError>>, EngineError> {
-        self.call(Lane::Score, "evaluate", None, move |machine| machine.evaluate(target, items)).await
+        let (mut asked, mut known) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        for EvalItem { images, question, choices, answer, family } in items {
+            known.push((choices.clone(), answer, family));
+            asked.push(ScoreItem { images, question, choices });
+        }
+        let (scored, _) = self.answers("evaluate", target, asked).await?;
+        let outcomes = scored.into_iter().zip(known).map(|(scored, (choices, answer, family))| {
+            scored.map(|s| judge(&s.score, s.log_prob, &choices, &answer, &family))
+        });
+        Ok(outcomes.collect())
     }
 
     /// Forks weights to train; returns the fork and the steps it has behind it (0, or the checkpoint's).
@@ -115,9 +207,22 @@ impl Engine {
         self.call(Lane::Urgent, "begin_training", None, move |machine| machine.begin(spec)).await
     }
 
-    /// One optimiser step over `batch`.
+    /// One optimiser step over `batch`. Items that cannot be read are left out and counted.
+    ///
+    /// # Errors
+    /// `Invalid` when no item can be read; `Diverged` when the loss is not finite (the step is not taken).
     pub async fn train_step(&self, fork: ForkId, batch: Vec<TrainItem>) -> Result<StepStats, EngineError> {
-        self.call(Lane::Train, "train_step", Some(fork), move |machine| machine.step(fork, batch)).await
+        let preparer = self.inner.preparer.clone();
+        let (lessons, errors) = joined(spawn_blocking(move || lessons(&preparer, &batch))).await?;
+        if lessons.is_empty() {
+            let first = errors.first().map_or("it is empty".to_owned(), ToString::to_string);
+            return Err(EngineError::Invalid(format!("no item of the training batch can be used: {first}")));
+        }
+        let skipped = errors.len() as u32;
+        self.call(Lane::Train, "train_step", Some(fork), move |machine| {
+            machine.train(fork, &lessons, skipped)
+        })
+        .await
     }
 
     /// Everything needed to go on later as if nothing had happened: weights, optimiser, step.
@@ -144,7 +249,65 @@ impl Engine {
         .await
     }
 
-    async fn call<R, F>(
+    /// Prepares and scores `items` piece by piece: while the thread scores one piece, the next is decoded.
+    async fn answers(
+        &self,
+        name: &'static str,
+        target: Target,
+        items: Vec<ScoreItem>,
+    ) -> Result<(Vec<Result<Scored, ItemError>>, Cost), EngineError> {
+        let items: Arc<[ScoreItem]> = items.into();
+        let (mut answers, mut cost) = (Vec::with_capacity(items.len()), Cost::default());
+        let mut next = self.prepare(items.clone(), 0);
+        loop {
+            let piece = joined(next).await?;
+            if piece.is_empty() {
+                return Ok((answers, cost));
+            }
+            let done = answers.len() + piece.len();
+            next = self.prepare(items.clone(), done);
+            let (questions, errors) = split(piece);
+            let (scored, own) = self
+                .call(Lane::Score, name, None, move |machine| {
+                    machine.score(target, &questions.iter().collect::<Vec<_>>())
+                })
+                .await?;
+            cost += own;
+            let mut scored = scored.into_iter();
+            // As many answers come back as questions went in, so none of the places stays empty.
+            answers.extend(
+                errors.into_iter().filter_map(|error| error.map_or_else(|| scored.next(), |e| Some(Err(e)))),
+            );
+        }
+    }
+
+    /// Decodes a piece of `items` from `from` on, off the async threads; empty at their end.
+    fn prepare(&self, items: Arc<[ScoreItem]>, from: usize) -> JoinHandle<Vec<Result<Question, ItemError>>> {
+        let (preparer, most_tokens) = (self.inner.preparer.clone(), self.inner.chunk_tokens);
+        spawn_blocking(move || {
+            let (mut piece, mut album) = (Vec::new(), Album::new());
+            let (mut tokens, mut bytes) = (0, 0);
+            for item in items[from..].iter().take(CHUNK_ITEMS) {
+                let question = preparer.question(&item.images, &item.question, &item.choices, &mut album);
+                if let Ok(question) = &question {
+                    tokens += question.len();
+                    bytes += question
+                        .pictures
+                        .iter()
+                        .map(|p| p.pixels.data.len() * size_of::<f32>())
+                        .sum::<usize>();
+                }
+                piece.push(question);
+                if tokens >= most_tokens || bytes >= CHUNK_BYTES {
+                    break;
+                }
+            }
+            piece
+        })
+    }
+
+    /// Queues work for the thread and waits for its answer.
+    pub(super) async fn call<R, F>(
         &self,
         lane: Lane,
         name: &'static str,
@@ -162,4 +325,27 @@ impl Engine {
         })?;
         answer.await.unwrap_or(Err(EngineError::Stopped))
     }
+}
+
+/// The questions, and for every place its error or none where a question stood.
+fn split(piece: Vec<Result<Question, ItemError>>) -> (Vec<Question>, Vec<Option<ItemError>>) {
+    let mut questions = Vec::with_capacity(piece.len());
+    let errors = piece.into_iter().map(|item| item.map(|question| questions.push(question)).err()).collect();
+    (questions, errors)
+}
+
+fn lessons(preparer: &Preparer, batch: &[TrainItem]) -> (Vec<Lesson>, Vec<ItemError>) {
+    let (mut lessons, mut errors, mut album) = (Vec::with_capacity(batch.len()), Vec::new(), Album::new());
+    for item in batch {
+        match preparer.lesson(&item.images, &item.question, &item.answer, &item.reasoning, &mut album) {
+            Ok(lesson) => lessons.push(lesson),
+            Err(error) => errors.push(error),
+        }
+    }
+    (lessons, errors)
+}
+
+/// The result of work off the async threads; a panic there is told as one.
+async fn joined<T>(work: JoinHandle<T>) -> Result<T, EngineError> {
+    work.await.map_err(|e| EngineError::Panicked { command: "prepare", message: e.to_string() })
 }

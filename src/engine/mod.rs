@@ -5,13 +5,25 @@
 //! every queue is bounded. Deliberately absent: storage, clocks, policies. Callers keep snapshots and checkpoints.
 
 mod command;
+mod device;
 mod error;
+mod evaluate;
+mod flops;
+mod fork;
 mod handle;
+mod prepare;
 mod queue;
+mod scoring;
+mod sight;
 mod thread;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
+pub use crate::training::batches::order as batch_order;
 pub use error::{EngineError, ItemError};
+pub use evaluate::{same_answer, summarise};
 pub use handle::Engine;
 pub use types::{
     Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef, PredictItem,

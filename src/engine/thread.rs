@@ -1,52 +1,334 @@
-//! The thread that owns every tensor.
+//! The thread that owns every tensor, and everything it owns.
+//!
+//! Invariant: weights that serve are never written to; versions beyond the limit leave least recently used first, the
+//! promoted one last. Deliberately absent: any waiting on something other than the next command.
 
+use super::command::Command;
+use super::fork::{self, Fork, bad};
+use super::prepare::{Lesson, Preparer, Question, REASONING_TOKENS};
+use super::queue::Queue;
+use super::scoring::{Scored, Scorer};
+use super::sight::{Tower, VisionCache, see};
 use super::{
-    EngineError, EvalItem, EvalOutcome, ForkId, ItemError, ModelRef, PredictItem, Prediction, ScoreItem,
-    ScoreReply, Source, StepStats, Target, TrainItem, TrainingSpec,
+    Cost, EngineConfig, EngineError, EngineInfo, ForkId, ItemError, ModelRef, Prediction, Source, StepStats,
+    Target, TrainingSpec, device,
 };
+use crate::model::{Checkpoint, Vlm, greedy};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use tch::{Kind, Tensor};
+use tokio::sync::watch;
+use uuid::Uuid;
 
-/// Everything the thread owns. Nobody can make one before the model module is there, so nothing here can run.
-pub(super) enum Machine {}
+/// The base's tower.
+const BASE_TOWER: Tower = 0;
+
+/// What the handles may read without asking.
+#[derive(Debug, Default)]
+pub(super) struct Gauges {
+    pub stopped: AtomicBool,
+    pub panics: AtomicU64,
+    pub resident: AtomicUsize,
+    pub forks: AtomicUsize,
+}
+
+struct Resident {
+    vlm: Vlm,
+    tower: Tower,
+    used: u64,
+}
+
+/// Everything the thread owns.
+pub(super) struct Machine {
+    base: Vlm,
+    info: EngineInfo,
+    preparer: Preparer,
+    residents: HashMap<ModelRef, Resident>,
+    forks: HashMap<ForkId, Fork>,
+    cache: VisionCache,
+    budget: usize,
+    most_resident: usize,
+    clock: u64,
+    promoted: watch::Sender<Option<ModelRef>>,
+    gauges: Arc<Gauges>,
+}
 
 impl Machine {
-    pub(super) fn after_panic(&mut self, _fork: Option<ForkId>) {
-        match *self {}
+    /// Loads the base model. Runs on the thread that will own it.
+    pub fn open(
+        config: &EngineConfig,
+        promoted: watch::Sender<Option<ModelRef>>,
+        gauges: Arc<Gauges>,
+    ) -> Result<Self, EngineError> {
+        let folder = config.model_dir.display().to_string();
+        let refuse = |reason: String| EngineError::Load { folder: folder.clone(), reason };
+        let device = device::open(&config.device)?;
+        if config.threads > 0 {
+            tch::set_num_threads(config.threads as i32);
+        }
+        let checkpoint = Checkpoint::open(&config.model_dir).map_err(|e| refuse(e.to_string()))?;
+        let base = checkpoint.build(device, Kind::Float).map_err(|e| refuse(e.to_string()))?;
+        let preparer =
+            Preparer::new(&checkpoint.config, &checkpoint.processor).map_err(|e| refuse(e.to_string()))?;
+        let named = config.model_dir.canonicalize().ok();
+        let named =
+            named.as_ref().and_then(|dir| dir.file_name()).map(|name| name.to_string_lossy().into_owned());
+        let info = EngineInfo {
+            model: named.unwrap_or_else(|| folder.clone()),
+            parameters: base.trainable().iter().map(|(_, tensor)| tensor.numel() as u64).sum(),
+            device: config.device.clone(),
+            vocab: checkpoint.config.text.vocab_size as usize,
+            embedding_dim: 2 * checkpoint.config.text.hidden_size as usize,
+            base_sha256: fingerprint(&config.model_dir).map_err(|e| refuse(e.to_string()))?,
+        };
+        Ok(Self {
+            base,
+            info,
+            preparer,
+            residents: HashMap::new(),
+            forks: HashMap::new(),
+            cache: VisionCache::new(config.vision_cache_bytes),
+            budget: config.token_budget.max(1),
+            most_resident: config.resident_versions.max(1),
+            clock: 0,
+            promoted,
+            gauges,
+        })
     }
-    pub(super) fn load(&mut self, _version: ModelRef, _snapshot: &[u8]) -> Result<(), EngineError> {
-        match *self {}
+
+    /// What handles are told at the start.
+    pub fn introduction(&self) -> (EngineInfo, Preparer) {
+        (self.info.clone(), self.preparer.clone())
     }
-    pub(super) fn is_loaded(&self, _version: ModelRef) -> bool {
-        match *self {}
+
+    /// Runs commands until the queue is closed.
+    pub fn run(mut self, queue: &Queue<Command>) {
+        while let Some(command) = queue.pop() {
+            command.run(&mut self);
+        }
     }
-    pub(super) fn score(&mut self, _t: Target, _i: Vec<ScoreItem>) -> Result<ScoreReply, EngineError> {
-        match *self {}
+
+    /// Counts a panic and drops the fork that was in use: its weights may be half-way.
+    pub fn after_panic(&mut self, fork: Option<ForkId>) {
+        self.gauges.panics.fetch_add(1, Ordering::Relaxed);
+        if let Some(fork) = fork {
+            self.discard(fork);
+        }
     }
-    pub(super) fn predict(&mut self, _t: Target, _i: PredictItem) -> Result<Result<Prediction, ItemError>, EngineError> {
-        match *self {}
+
+    pub fn load(&mut self, version: ModelRef, snapshot: &[u8]) -> Result<(), EngineError> {
+        if self.touch(version) {
+            return Ok(());
+        }
+        let vlm = self.base.restore(snapshot).map_err(bad)?;
+        self.admit(version, vlm);
+        Ok(())
     }
-    pub(super) fn evaluate(
+
+    pub fn is_loaded(&self, version: ModelRef) -> bool {
+        self.residents.contains_key(&version)
+    }
+
+    pub fn score(
         &mut self,
-        _t: Target,
-        _i: Vec<EvalItem>,
-    ) -> Result<Vec<Result<EvalOutcome, ItemError>>, EngineError> {
-        match *self {}
+        target: Target,
+        questions: &[&Question],
+    ) -> Result<(Vec<Result<Scored, ItemError>>, Cost), EngineError> {
+        let mut scorer = self.scorer(target)?;
+        let scores = scorer.score(questions)?;
+        Ok((scores, scorer.cost))
     }
-    pub(super) fn begin(&mut self, _spec: TrainingSpec) -> Result<(ForkId, u64), EngineError> {
-        match *self {}
+
+    pub fn predict(
+        &mut self,
+        version: Option<ModelRef>,
+        mut question: Question,
+        reason: bool,
+    ) -> Result<Result<Prediction, ItemError>, EngineError> {
+        let mut scorer = self.scorer(Target::Version(version))?;
+        let (mut reasoning, mut written) = (String::new(), 0);
+        if reason {
+            let chain = reason_about(&mut scorer, &question)?;
+            written = chain.len();
+            reasoning = scorer.preparer.text(&chain);
+            question.lead = [chain.as_slice(), scorer.preparer.mark()].concat();
+        }
+        let scored = scorer.score(&[&question])?.swap_remove(0);
+        let tokens = scorer.cost.tokens + written as u64;
+        Ok(scored.map(|Scored { score, log_prob }| Prediction {
+            answer: score.answer,
+            reasoning,
+            log_prob,
+            probabilities: score.probabilities,
+            uncertainty: score.entropy,
+            tokens,
+        }))
     }
-    pub(super) fn step(&mut self, _fork: ForkId, _batch: Vec<TrainItem>) -> Result<StepStats, EngineError> {
-        match *self {}
+
+    pub fn begin(&mut self, spec: TrainingSpec) -> Result<(ForkId, u64), EngineError> {
+        if spec.total_steps == 0 || !spec.learning_rate.is_finite() || spec.learning_rate <= 0.0 {
+            let text = "a training needs at least one step and a learning rate above 0";
+            return Err(EngineError::Invalid(text.to_owned()));
+        }
+        let wanted = fork::trainable(spec.trainable);
+        let refuse = |e: crate::model::ModelError| EngineError::Invalid(e.to_string());
+        let vlm = match spec.base {
+            None => self.base.fork(&wanted, spec.seed as i64).map_err(refuse)?,
+            Some(version) => {
+                self.touch(version);
+                let from = &self.residents.get(&version).ok_or(EngineError::NotLoaded(version))?.vlm;
+                // A snapshot holds what its fork moved, on top of the base: another mode would lose the rest.
+                if *from.trained() != wanted {
+                    let text = format!(
+                        "version {version} was trained in {:?}: train on from it in the same mode, or from the base",
+                        from.trained()
+                    );
+                    return Err(EngineError::Invalid(text));
+                }
+                self.base.resume(&from.snapshot().map_err(bad)?).map_err(bad)?
+            }
+        };
+        let tower = (!wanted.moves_vision()).then_some(BASE_TOWER);
+        let fork = Fork::begin(vlm, tower, spec, &self.info.base_sha256)?;
+        let (id, steps) = (ForkId(Uuid::now_v7()), fork.steps());
+        self.forks.insert(id, fork);
+        self.gauges.forks.store(self.forks.len(), Ordering::Relaxed);
+        Ok((id, steps))
     }
-    pub(super) fn checkpoint(&mut self, _fork: ForkId) -> Result<Vec<u8>, EngineError> {
-        match *self {}
+
+    pub fn train(
+        &mut self,
+        fork: ForkId,
+        lessons: &[Lesson],
+        skipped: u32,
+    ) -> Result<StepStats, EngineError> {
+        let own = self.forks.get_mut(&fork).ok_or(EngineError::UnknownFork(fork))?;
+        own.train(lessons, &mut self.cache, self.budget, skipped)
     }
-    pub(super) fn snapshot(&mut self, _fork: ForkId) -> Result<Vec<u8>, EngineError> {
-        match *self {}
+
+    pub fn checkpoint(&self, fork: ForkId) -> Result<Vec<u8>, EngineError> {
+        self.fork(fork)?.checkpoint(&self.info.base_sha256)
     }
-    pub(super) fn promote(&mut self, _source: Source, _version: ModelRef) -> Result<(), EngineError> {
-        match *self {}
+
+    pub fn snapshot(&self, fork: ForkId) -> Result<Vec<u8>, EngineError> {
+        self.fork(fork)?.vlm().snapshot().map_err(bad)
     }
-    pub(super) fn discard(&mut self, _fork: ForkId) {
-        match *self {}
+
+    pub fn promote(&mut self, source: Source, version: ModelRef) -> Result<(), EngineError> {
+        match source {
+            Source::Fork(fork) => {
+                let snapshot = self.snapshot(fork)?;
+                self.load(version, &snapshot)?;
+            }
+            Source::Snapshot(snapshot) => self.load(version, &snapshot)?,
+            Source::Resident if self.touch(version) => {}
+            Source::Resident => return Err(EngineError::NotLoaded(version)),
+        }
+        // Nobody listening is no error.
+        self.promoted.send_replace(Some(version));
+        Ok(())
     }
+
+    pub fn discard(&mut self, fork: ForkId) {
+        self.forks.remove(&fork);
+        self.gauges.forks.store(self.forks.len(), Ordering::Relaxed);
+    }
+
+    fn fork(&self, fork: ForkId) -> Result<&Fork, EngineError> {
+        self.forks.get(&fork).ok_or(EngineError::UnknownFork(fork))
+    }
+
+    fn scorer(&mut self, target: Target) -> Result<Scorer<'_>, EngineError> {
+        let (vlm, tower) = match target {
+            Target::Version(None) => (&self.base, Some(BASE_TOWER)),
+            Target::Version(Some(version)) => {
+                self.touch(version);
+                let resident = self.residents.get(&version).ok_or(EngineError::NotLoaded(version))?;
+                (&resident.vlm, Some(resident.tower))
+            }
+            Target::Fork(fork) => {
+                let fork = self.forks.get(&fork).ok_or(EngineError::UnknownFork(fork))?;
+                (fork.vlm(), fork.tower())
+            }
+        };
+        Ok(Scorer {
+            vlm,
+            tower,
+            cache: &mut self.cache,
+            preparer: &self.preparer,
+            budget: self.budget,
+            cost: Cost::default(),
+        })
+    }
+
+    /// Notes the use of a version; says whether it is resident.
+    fn touch(&mut self, version: ModelRef) -> bool {
+        self.clock += 1;
+        let found = self.residents.get_mut(&version);
+        found.map(|resident| resident.used = self.clock).is_some()
+    }
+
+    fn admit(&mut self, version: ModelRef, vlm: Vlm) {
+        self.clock += 1;
+        let tower = if vlm.trained().moves_vision() { self.clock } else { BASE_TOWER };
+        self.residents.insert(version, Resident { vlm, tower, used: self.clock });
+        let kept = *self.promoted.borrow();
+        while self.residents.len() > self.most_resident {
+            let others = self.residents.iter().filter(|(id, _)| **id != version);
+            let Some(oldest) = others.min_by_key(|(id, r)| (Some(**id) == kept, r.used)).map(|(id, _)| *id)
+            else {
+                break;
+            };
+            if let Some(gone) = self.residents.remove(&oldest)
+                && gone.tower != BASE_TOWER
+            {
+                self.cache.forget(gone.tower);
+            }
+        }
+        self.gauges.resident.store(self.residents.len(), Ordering::Relaxed);
+    }
+}
+
+/// The greedy reasoning about a question, up to its own ` Answer:`, its end, or the longest that is allowed.
+fn reason_about(scorer: &mut Scorer<'_>, question: &Question) -> Result<Vec<i64>, EngineError> {
+    let _guard = tch::no_grad_guard();
+    let pictures: Vec<_> = question.pictures.iter().map(AsRef::as_ref).collect();
+    let visual = see(scorer.vlm, &pictures, scorer.tower, scorer.cache, scorer.budget, &mut scorer.cost);
+    let (ids, mask) = scorer.vlm.batch(std::slice::from_ref(&question.prompt));
+    let embeds =
+        scorer.vlm.embed(&ids, &Tensor::cat(&visual, 0)).map_err(|e| EngineError::Invalid(e.to_string()))?;
+    let mark = scorer.preparer.mark();
+    let longest_path = question.paths.iter().map(Vec::len).max().unwrap_or(super::prepare::ANSWER_TOKENS);
+    let most = scorer.preparer.room(question.len() + longest_path, REASONING_TOKENS);
+    let mut chain = greedy(scorer.vlm, &embeds, &mask, most, scorer.preparer.ends()).swap_remove(0);
+    if let Some(at) = chain.windows(mark.len()).position(|window| window == mark) {
+        chain.truncate(at);
+    }
+    Ok(chain)
+}
+
+/// sha256 over the weight files of a folder in the order of their names, in hex: of one file, its own.
+fn fingerprint(folder: &Path) -> std::io::Result<String> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|ending| ending == "safetensors"))
+        .collect();
+    files.sort();
+    let mut sum = Sha256::new();
+    for file in files {
+        let mut reader = std::io::BufReader::with_capacity(1 << 20, std::fs::File::open(file)?);
+        loop {
+            let bytes = std::io::BufRead::fill_buf(&mut reader)?;
+            if bytes.is_empty() {
+                break;
+            }
+            sum.update(bytes);
+            let read = bytes.len();
+            std::io::BufRead::consume(&mut reader, read);
+        }
+    }
+    Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

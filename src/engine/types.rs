@@ -218,9 +218,9 @@ pub struct EvalOutcome {
     pub answer: String,
     /// Whether that is right, up to case and surrounding space.
     pub correct: bool,
-    /// Probability of the right answer; in an open space that of the greedy one where it is right, else 0.
+    /// Probability of the right answer; in an open space that of the answer given where it is right, else 0.
     pub p_correct: f32,
-    /// Probability of the answer given; in an open space that of its first token.
+    /// Probability of the answer given; in an open space the product over its tokens.
     pub confidence: f32,
     /// As in the item.
     pub family: String,
@@ -231,9 +231,9 @@ pub struct EvalOutcome {
 pub enum Trainable {
     /// All.
     Full,
-    /// The text model and the connector; the vision tower stands still.
+    /// The decoder with its embeddings and head; vision tower and connector stand still.
     FullText,
-    /// Low-rank adapters on every linear layer.
+    /// Low-rank adapters on every linear layer of the decoder.
     Lora {
         /// Rank of the adapters.
         rank: u32,

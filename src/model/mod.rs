@@ -39,3 +39,4 @@ pub use processor::Processor;
 pub use text::KvCache;
 pub use tokenizer::Tokenizer;
 pub use vlm::{Traced, Vlm};
+pub(crate) use weights::{from_bytes, to_bytes};

@@ -1,0 +1,69 @@
+//! Opening a device.
+//!
+//! One build serves both: the binary links the CPU library only, and CUDA's kernels register themselves when their
+//! library is loaded at start. Invariant: an error names what is missing and the cure.
+
+use super::EngineError;
+use std::ffi::CStr;
+use tch::Device;
+
+const CUDA_LIBRARY: &CStr = c"libtorch_cuda.so";
+
+/// The device that the settings name: `cpu`, `cuda` or `cuda:N`.
+pub(super) fn open(name: &str) -> Result<Device, EngineError> {
+    let refuse = |reason: String| EngineError::Device { device: name.to_owned(), reason };
+    let index = match name.split_once(':') {
+        None if name == "cpu" => return Ok(Device::Cpu),
+        None if name == "cuda" => 0,
+        Some(("cuda", index)) => index
+            .parse::<usize>()
+            .map_err(|_| refuse("write cpu, cuda or cuda:N with N a number".to_owned()))?,
+        _ => return Err(refuse("write cpu, cuda or cuda:N".to_owned())),
+    };
+    load_cuda().map_err(|e| {
+        refuse(format!(
+            "{e}; install torch 2.11.0 with its CUDA packages where LIBTORCH points to, or set the device to cpu"
+        ))
+    })?;
+    let found = tch::Cuda::device_count();
+    if found <= index as i64 {
+        return Err(refuse(format!(
+            "{found} CUDA devices are visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set the device to cpu"
+        )));
+    }
+    Ok(Device::Cuda(index))
+}
+
+fn load_cuda() -> Result<(), String> {
+    use nix::libc::{RTLD_GLOBAL, RTLD_NOW, dlerror, dlopen};
+    // SAFETY: the name is a valid C string; libtorch's own library has no initialiser that needs more than this; its
+    // handle is never closed, as its kernels stay registered until the process ends.
+    let handle = unsafe { dlopen(CUDA_LIBRARY.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
+    if !handle.is_null() {
+        return Ok(());
+    }
+    // SAFETY: dlerror returns null or a C string that lives until this thread's next dl call.
+    let reason = unsafe {
+        let text = dlerror();
+        if text.is_null() {
+            "unknown reason".into()
+        } else {
+            CStr::from_ptr(text).to_string_lossy().into_owned()
+        }
+    };
+    Err(format!("{} cannot be loaded ({reason})", CUDA_LIBRARY.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_not_there_is_refused_with_the_cure() {
+        assert_eq!(open("cpu"), Ok(Device::Cpu));
+        for name in ["tpu", "cuda:x", "cpu:1"] {
+            let text = open(name).map(|_| ()).unwrap_err().to_string();
+            assert!(text.contains(name) && text.contains("write cpu"), "{text}");
+        }
+    }
+}

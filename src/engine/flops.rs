@@ -1,0 +1,61 @@
+//! Dense matrix-product operations of a pass, from the model's dimensions.
+//!
+//! Counts what the matrix products do, padding included (a multiply and an add are two operations): projections,
+//! attention scores and mixes, the output head. Deliberately absent: norms, activations, rotary, look-ups, which are
+//! a small share and do not run at the matrix rate this is compared with.
+
+use crate::model::Config;
+
+/// Of the tower and the connector for `tiles` tiles.
+pub(super) fn vision(config: &Config, tiles: u64) -> f64 {
+    let v = &config.vision;
+    let patches = (v.patches_per_side() * v.patches_per_side()) as f64;
+    let (width, inner) = (v.hidden_size as f64, v.intermediate_size as f64);
+    let embed = patches * (v.num_channels * v.patch_size * v.patch_size) as f64 * width;
+    let layer = patches * (4.0 * width * width + 2.0 * width * inner) + 2.0 * patches * patches * width;
+    let folded = width * (config.scale_factor * config.scale_factor) as f64;
+    let connector = config.visual_tokens() as f64 * folded * config.text.hidden_size as f64;
+    2.0 * tiles as f64 * (embed + v.num_hidden_layers as f64 * layer + connector)
+}
+
+/// Of the decoder for `rows` rows of `new` tokens after `past` cached ones (attention is counted in full, not half).
+pub(super) fn decoder(config: &Config, rows: u64, new: u64, past: u64) -> f64 {
+    let t = &config.text;
+    let (width, inner, head) = (t.hidden_size as f64, t.intermediate_size as f64, t.head_dim() as f64);
+    let (queries, keys) = (t.num_attention_heads as f64 * head, t.kv_heads() as f64 * head);
+    let tokens = (rows * new) as f64;
+    let projections = tokens * (2.0 * width * queries + 2.0 * width * keys + 3.0 * width * inner);
+    let attention = 2.0 * tokens * (past + new) as f64 * queries;
+    2.0 * t.num_hidden_layers as f64 * (projections + attention)
+}
+
+/// Of the output head for `places` hidden states.
+pub(super) fn head(config: &Config, places: u64) -> f64 {
+    2.0 * places as f64 * (config.text.hidden_size * config.text.vocab_size) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::from_json(serde_json::json!({
+            "model_type": "smolvlm", "scale_factor": 2, "image_token_id": 5, "tie_word_embeddings": true,
+            "vision_config": {"hidden_size": 2, "intermediate_size": 3, "num_hidden_layers": 1,
+                "num_attention_heads": 1, "image_size": 4, "patch_size": 2},
+            "text_config": {"vocab_size": 10, "hidden_size": 4, "intermediate_size": 5, "num_hidden_layers": 1,
+                "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 2}
+        }))
+        .expect("valid")
+    }
+
+    #[test]
+    fn the_operations_of_a_small_model_by_hand() {
+        let config = config();
+        // 4 patches: embed 4*12*2 = 96; layer 4*(16+12) + 2*16*2 = 176; connector 1*8*4 = 32: 304 multiply-adds.
+        assert_eq!(vision(&config, 3), 2.0 * 3.0 * 304.0);
+        // 3 tokens after 2: projections 3*(2*4*4 + 2*4*2 + 3*4*5) = 324; attention 2*3*5*4 = 120.
+        assert_eq!(decoder(&config, 1, 3, 2), 2.0 * 444.0);
+        assert_eq!(head(&config, 2), 2.0 * 2.0 * 40.0);
+    }
+}

@@ -1,0 +1,208 @@
+//! A training fork: weights that move, their optimiser, and how far it is.
+//!
+//! Invariant: a checkpoint and the same batches give the weights that an uninterrupted run gives, bit for bit on the
+//! CPU: dropout is seeded by (seed, step), so no generator's state has to be kept. A step whose loss or gradient is not
+//! finite is not taken. Deliberately absent: which labels a step sees (`training::batches`).
+
+use super::prepare::{Lesson, Picture};
+use super::sight::{Tower, VisionCache, see};
+use super::{Cost, EngineError, StepStats, Trainable, TrainingSpec};
+use crate::model::{self, LoraConfig, ModelError, Vlm};
+use crate::training::adamw::{AdamW, AdamWConfig, warmup_cosine};
+use crate::training::sft::{self, Row};
+use std::collections::HashMap;
+use tch::Tensor;
+
+const STEP: &str = "active_vlm.step";
+const BASE: &str = "active_vlm.base";
+const PARAM: &str = "param.";
+const OPTIM: &str = "optim.";
+
+/// What a training moves, in the model's words.
+pub(super) fn trainable(spec: Trainable) -> model::Trainable {
+    match spec {
+        Trainable::Full => model::Trainable::Full,
+        Trainable::FullText => model::Trainable::FullText,
+        Trainable::Lora { rank, alpha, dropout } => model::Trainable::Lora(LoraConfig {
+            rank: i64::from(rank),
+            alpha,
+            dropout,
+            ..LoraConfig::default()
+        }),
+    }
+}
+
+/// One training on its way.
+pub(super) struct Fork {
+    vlm: Vlm,
+    optimiser: AdamW,
+    spec: TrainingSpec,
+    step: u64,
+    /// The tower whose visual tokens may be kept; none when it moves.
+    tower: Option<Tower>,
+}
+
+impl Fork {
+    /// Starts from `vlm`, whose trainable tensors are its own, or goes on from the spec's checkpoint.
+    pub fn begin(
+        vlm: Vlm,
+        tower: Option<Tower>,
+        mut spec: TrainingSpec,
+        base: &str,
+    ) -> Result<Self, EngineError> {
+        let config = AdamWConfig { weight_decay: spec.weight_decay, ..AdamWConfig::default() };
+        let resume = spec.resume.take();
+        let optimiser = AdamW::new(vlm.trainable(), config);
+        let mut fork = Self { vlm, optimiser, spec, step: 0, tower };
+        if let Some(bytes) = resume {
+            fork.import(&bytes, base)?;
+        }
+        Ok(fork)
+    }
+
+    /// The model as it stands.
+    pub fn vlm(&self) -> &Vlm {
+        &self.vlm
+    }
+
+    /// The tower whose visual tokens may be kept.
+    pub fn tower(&self) -> Option<Tower> {
+        self.tower
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// One optimiser step over `lessons`, in forward passes of at most `budget` padded tokens.
+    pub fn train(
+        &mut self,
+        lessons: &[Lesson],
+        cache: &mut VisionCache,
+        budget: usize,
+        skipped: u32,
+    ) -> Result<StepStats, EngineError> {
+        // Dropout draws from torch's generator; the multiplier keeps neighbouring seeds' steps apart.
+        tch::manual_seed((self.spec.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(self.step) as i64);
+        self.vlm.set_training(true);
+        let outcome = tch::with_grad(|| self.gradients(lessons, cache, budget));
+        self.vlm.set_training(false);
+        let (losses, tokens) = outcome?;
+        let loss: f64 = losses.iter().zip(sft::WEIGHTS).map(|(loss, weight)| loss * weight).sum();
+        let grad_norm = self.optimiser.clip_grad_norm(self.spec.grad_clip);
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            self.optimiser.zero_grad();
+            return Err(EngineError::Diverged { step: self.step, loss: loss as f32 });
+        }
+        let (warmup, total) = (self.spec.warmup as usize, self.spec.total_steps as usize);
+        let lr = warmup_cosine(self.step as usize, warmup, total, self.spec.learning_rate);
+        self.optimiser.step(lr);
+        self.optimiser.zero_grad();
+        self.step += 1;
+        Ok(StepStats {
+            step: self.step,
+            loss: loss as f32,
+            loss_answer: losses[0] as f32,
+            loss_reasoning: losses[1] as f32,
+            loss_direct: losses[2] as f32,
+            tokens,
+            grad_norm: grad_norm as f32,
+            lr,
+            skipped,
+        })
+    }
+
+    /// Adds the batch's gradients up; returns each part's loss and the tokens read.
+    fn gradients(
+        &self,
+        lessons: &[Lesson],
+        cache: &mut VisionCache,
+        budget: usize,
+    ) -> Result<([f64; 3], u64), EngineError> {
+        let mut rows: Vec<(&Row, &Lesson)> =
+            lessons.iter().flat_map(|lesson| lesson.rows.iter().map(move |row| (row, lesson))).collect();
+        rows.sort_by_key(|(row, _)| row.tokens.len());
+        let counts = sft::PARTS.map(|part| rows.iter().map(|(row, _)| row.count(part)).sum());
+        let (mut losses, mut tokens) = ([0.0; 3], 0);
+        while !rows.is_empty() {
+            let fits =
+                (1..=rows.len()).take_while(|&n| n == 1 || n * rows[n - 1].0.tokens.len() <= budget).count();
+            let rest = rows.split_off(fits);
+            let group = std::mem::replace(&mut rows, rest);
+            let share = self.forward(&group, counts, cache, budget)?;
+            share.total.f_backward()?;
+            losses.iter_mut().zip(share.parts).for_each(|(sum, part)| *sum += part);
+            tokens += group.iter().map(|(row, _)| row.tokens.len() as u64).sum::<u64>();
+        }
+        Ok((losses, tokens))
+    }
+
+    fn forward(
+        &self,
+        group: &[(&Row, &Lesson)],
+        counts: [usize; 3],
+        cache: &mut VisionCache,
+        budget: usize,
+    ) -> Result<sft::Loss, EngineError> {
+        let vlm = &self.vlm;
+        let pictures: Vec<&Picture> =
+            group.iter().flat_map(|(_, lesson)| lesson.pictures.iter().map(AsRef::as_ref)).collect();
+        let visual = see(vlm, &pictures, self.tower, cache, budget, &mut Cost::default());
+        let ids: Vec<Vec<i64>> = group.iter().map(|(row, _)| row.tokens.clone()).collect();
+        let (ids, mask) = vlm.batch(&ids);
+        let embeds =
+            vlm.embed(&ids, &Tensor::cat(&visual, 0)).map_err(|e| EngineError::Invalid(e.to_string()))?;
+        let hidden = vlm.decode(&embeds, &mask, None);
+        let rows: Vec<&Row> = group.iter().map(|(row, _)| *row).collect();
+        let places = sft::places(&rows, ids.size()[1] as usize);
+        let width = hidden.size()[2];
+        let at = Tensor::from_slice(&places.predictors).to_device(hidden.device());
+        let logits = vlm.logits(&hidden.reshape([-1, width]).index_select(0, &at));
+        Ok(sft::loss(&logits, &places, counts, sft::WEIGHTS))
+    }
+
+    /// Weights, optimiser and step as safetensors bytes. `base` is the base model's sha256.
+    pub fn checkpoint(&self, base: &str) -> Result<Vec<u8>, EngineError> {
+        let params =
+            self.vlm.trainable().into_iter().map(|(name, tensor)| (format!("{PARAM}{name}"), tensor));
+        let state =
+            self.optimiser.export().into_iter().map(|(name, tensor)| (format!("{OPTIM}{name}"), tensor));
+        let tensors: Vec<(String, Tensor)> = params.chain(state).collect();
+        let about =
+            HashMap::from([(STEP.to_owned(), self.step.to_string()), (BASE.to_owned(), base.to_owned())]);
+        model::to_bytes(&tensors, about).map_err(bad)
+    }
+
+    fn import(&mut self, bytes: &[u8], base: &str) -> Result<(), EngineError> {
+        let (mut tensors, about) = model::from_bytes(bytes).map_err(bad)?;
+        let misfit = |what: &str| {
+            EngineError::BadSnapshot(format!(
+                "checkpoint: {what}; delete the checkpoint to train from the start"
+            ))
+        };
+        if about.get(BASE).is_some_and(|found| found != base) {
+            return Err(misfit("it was made from another base model"));
+        }
+        let step = about.get(STEP).and_then(|step| step.parse().ok());
+        self.step = step.ok_or_else(|| misfit("it does not say its step"))?;
+        let _guard = tch::no_grad_guard();
+        for (name, mut own) in self.vlm.trainable() {
+            let stored = tensors.remove(&format!("{PARAM}{name}"));
+            let stored = stored
+                .ok_or_else(|| misfit(&format!("'{name}' is missing: it is of another training mode")))?;
+            if stored.size() != own.size() {
+                return Err(misfit(&format!("'{name}' has another shape: it is of another training mode")));
+            }
+            own.copy_(&stored);
+        }
+        let state =
+            tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix(OPTIM)?.to_owned(), t)));
+        self.optimiser.import(state.collect()).map_err(|e| misfit(&e.to_string()))
+    }
+}
+
+/// Errors about stored bytes, in the engine's words.
+pub(super) fn bad(error: ModelError) -> EngineError {
+    EngineError::BadSnapshot(error.to_string())
+}

@@ -1,0 +1,248 @@
+//! From what callers send to token ids and pixels, off the engine's thread.
+//!
+//! Invariant: what comes out has passed every check that needs no tensor, so the engine's thread only computes.
+//! Deliberately absent: tensors.
+
+use super::ItemError;
+use crate::model::{Config, ImageLimits, Pixels, Processor};
+use crate::training::sft::{self, Row};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Text that every answer follows.
+const MARK: &str = " Answer:";
+/// Tokens of a free answer at most.
+pub(super) const ANSWER_TOKENS: usize = 32;
+/// Tokens of a reasoning at most.
+pub(super) const REASONING_TOKENS: usize = 256;
+
+/// A decoded image and its name.
+#[derive(Debug)]
+pub(super) struct Picture {
+    /// sha256 of its encoded bytes.
+    pub key: [u8; 32],
+    pub pixels: Pixels,
+}
+
+/// Pictures decoded already, so that several questions about one image decode it once.
+pub(super) type Album = HashMap<[u8; 32], Arc<Picture>>;
+
+/// A question, ready for the model.
+#[derive(Debug, Clone)]
+pub(super) struct Question {
+    pub pictures: Vec<Arc<Picture>>,
+    /// The prompt, up to `Assistant:`.
+    pub prompt: Vec<i64>,
+    /// What comes between the prompt and the answer: a reasoning or nothing, then the mark.
+    pub lead: Vec<i64>,
+    /// Place of the first token after the images.
+    pub text_from: usize,
+    pub choices: Vec<String>,
+    /// One per choice, none a prefix of another.
+    pub paths: Vec<Vec<i64>>,
+}
+
+impl Question {
+    /// Everything before the answer.
+    pub fn context(&self) -> Vec<i64> {
+        [self.prompt.as_slice(), &self.lead].concat()
+    }
+
+    /// Length of `context`.
+    pub fn len(&self) -> usize {
+        self.prompt.len() + self.lead.len()
+    }
+}
+
+/// A label, ready for the model.
+#[derive(Debug)]
+pub(super) struct Lesson {
+    pub pictures: Vec<Arc<Picture>>,
+    pub rows: Vec<Row>,
+}
+
+/// Turns words and images into ids and pixels; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Preparer {
+    processor: Processor,
+    limits: ImageLimits,
+    mark: Vec<i64>,
+    image_token: i64,
+    longest: usize,
+}
+
+impl Preparer {
+    /// `config` and `processor` of one model folder.
+    pub fn new(config: &Config, processor: &Processor) -> Result<Self, crate::model::ModelError> {
+        Ok(Self {
+            mark: processor.text_ids(MARK)?,
+            processor: processor.clone(),
+            limits: ImageLimits::default(),
+            image_token: config.image_token_id,
+            longest: config.text.max_position_embeddings as usize,
+        })
+    }
+
+    /// Tokens of ` Answer:`.
+    pub fn mark(&self) -> &[i64] {
+        &self.mark
+    }
+
+    /// Ids that end an answer; the first is the one it is taught with.
+    pub fn ends(&self) -> &[i64] {
+        self.processor.eos_ids()
+    }
+
+    /// Text of generated ids, without the space that follows the mark.
+    pub fn text(&self, ids: &[i64]) -> String {
+        // Generated ids are of this vocabulary; bytes that are no text are shown as the tokenizer shows them.
+        self.processor.decode_ids(ids).unwrap_or_default().trim().to_owned()
+    }
+
+    /// Tokens that still fit after `used`, at most `wanted`.
+    pub fn room(&self, used: usize, wanted: usize) -> usize {
+        wanted.min(self.longest.saturating_sub(used))
+    }
+
+    /// A question with its closed or open answers.
+    pub fn question(
+        &self,
+        images: &[Bytes],
+        question: &str,
+        choices: &[String],
+        album: &mut Album,
+    ) -> Result<Question, ItemError> {
+        let paths = self.paths(choices)?;
+        let (pictures, prompt) = self.prompt(images, question, album)?;
+        let longest_path = paths.iter().map(Vec::len).max().unwrap_or(1);
+        self.check_length(prompt.len() + self.mark.len() + longest_path)?;
+        let text_from = prompt.iter().rposition(|&id| id == self.image_token).map_or(0, |at| at + 1);
+        Ok(Question {
+            pictures,
+            prompt,
+            lead: self.mark.clone(),
+            text_from,
+            choices: choices.to_vec(),
+            paths,
+        })
+    }
+
+    /// A label: the rows it teaches.
+    pub fn lesson(
+        &self,
+        images: &[Bytes],
+        question: &str,
+        answer: &str,
+        reasoning: &[String],
+        album: &mut Album,
+    ) -> Result<Lesson, ItemError> {
+        let answer = self.phrase(answer)?;
+        let steps: Vec<&str> =
+            reasoning.iter().map(|step| step.trim()).filter(|step| !step.is_empty()).collect();
+        let reasoning = if steps.is_empty() { Vec::new() } else { self.phrase(&steps.join(" "))? };
+        let (pictures, prompt) = self.prompt(images, question, album)?;
+        let rows = sft::rows(&prompt, &self.mark, &answer, &reasoning, self.ends()[0]);
+        self.check_length(rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0))?;
+        Ok(Lesson { pictures, rows })
+    }
+
+    fn prompt(
+        &self,
+        images: &[Bytes],
+        question: &str,
+        album: &mut Album,
+    ) -> Result<(Vec<Arc<Picture>>, Vec<i64>), ItemError> {
+        let [image] = images else {
+            let found = images.len();
+            return Err(ItemError::Text(format!(
+                "{found} images: this model takes exactly one image per question"
+            )));
+        };
+        let key = Sha256::digest(image).into();
+        let picture = match album.get(&key) {
+            Some(picture) => picture.clone(),
+            None => {
+                let pixels = self
+                    .processor
+                    .decode(image, &self.limits)
+                    .map_err(|e| ItemError::Image { index: 0, reason: e.to_string() })?;
+                let picture = Arc::new(Picture { key, pixels });
+                album.insert(key, picture.clone());
+                picture
+            }
+        };
+        let prompt = self.processor.prompt_ids(question, picture.pixels.tiles).map_err(text_error)?;
+        Ok((vec![picture], prompt))
+    }
+
+    /// Ids of a text from outside, with the space that parts it from what stands before.
+    fn phrase(&self, text: &str) -> Result<Vec<i64>, ItemError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(ItemError::Text("an answer is empty: give it a text".to_owned()));
+        }
+        self.processor.check_plain(text).map_err(text_error)?;
+        self.processor.text_ids(&format!(" {text}")).map_err(text_error)
+    }
+
+    fn paths(&self, choices: &[String]) -> Result<Vec<Vec<i64>>, ItemError> {
+        let paths = choices.iter().map(|choice| self.phrase(choice)).collect::<Result<Vec<_>, _>>()?;
+        prefix_free(paths, self.ends()[0]).map_err(|(a, b)| {
+            ItemError::Text(format!(
+                "choices {:?} and {:?} are the same answer: remove one",
+                choices[a], choices[b]
+            ))
+        })
+    }
+
+    fn check_length(&self, tokens: usize) -> Result<(), ItemError> {
+        if tokens > self.longest {
+            return Err(ItemError::TooLong { tokens, limit: self.longest });
+        }
+        Ok(())
+    }
+}
+
+fn text_error(error: crate::model::ModelError) -> ItemError {
+    ItemError::Text(error.to_string())
+}
+
+/// Adds the end token to every path that another one goes on from, so that the paths are disjoint events.
+///
+/// `1` beside `1 0` becomes `1 end`; paths that nothing goes on from stay short and need no further pass.
+/// Errors with the places of two equal paths.
+fn prefix_free(mut paths: Vec<Vec<i64>>, end: i64) -> Result<Vec<Vec<i64>>, (usize, usize)> {
+    let mut order: Vec<usize> = (0..paths.len()).collect();
+    order.sort_by(|&a, &b| paths[a].cmp(&paths[b]));
+    // In lexicographic order a path's continuations come right after it.
+    for pair in order.windows(2) {
+        let (short, long) = (pair[0], pair[1]);
+        if paths[short] == paths[long] {
+            return Err((short.min(long), short.max(long)));
+        }
+    }
+    let prefixes: Vec<usize> = order
+        .windows(2)
+        .filter(|pair| paths[pair[1]].starts_with(&paths[pair[0]]))
+        .map(|pair| pair[0])
+        .collect();
+    for at in prefixes {
+        paths[at].push(end);
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_that_another_continues_get_the_end_token() {
+        let paths = prefix_free(vec![vec![1], vec![1, 0], vec![5], vec![1, 0, 7]], 2).unwrap();
+        assert_eq!(paths, [vec![1, 2], vec![1, 0, 2], vec![5], vec![1, 0, 7]]);
+        assert_eq!(prefix_free(vec![vec![3], vec![4], vec![3]], 2), Err((0, 2)));
+    }
+}

@@ -1,0 +1,192 @@
+//! Supervised fine-tuning on answers and the reasoning that leads to them (method.md, section 4).
+//!
+//! Loss: `w_a * answer + w_r * reasoning + w_d * direct`, each the mean negative log-likelihood over its own tokens of
+//! the whole batch; a part without tokens counts nothing. A label without reasoning teaches the direct answer only.
+//! The forced ` Answer:` is never a target of the direct row (it is always given), and is one of the reasoning row
+//! (there the model has to say when it has reasoned enough).
+//! Invariant: the loss of a batch does not depend on how it is cut into forward passes.
+//! Deliberately absent: the forward pass, which is the engine's.
+
+use std::ops::Range;
+use tch::{Kind, Tensor};
+
+/// Which mean a target token belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The answer after reasoning.
+    Answer,
+    /// The reasoning, with the mark that ends it.
+    Reasoning,
+    /// The answer without reasoning.
+    Direct,
+}
+
+/// All parts, in the order of [`Weights`].
+pub const PARTS: [Part; 3] = [Part::Answer, Part::Reasoning, Part::Direct];
+
+/// The weight of each part, in the order of [`PARTS`].
+pub type Weights = [f64; 3];
+
+/// Method.md's weights.
+pub const WEIGHTS: Weights = [1.0, 0.5, 0.5];
+
+/// One sequence with the tokens it teaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Prompt and target.
+    pub tokens: Vec<i64>,
+    /// Places of target tokens; none overlap, none is place 0.
+    pub targets: Vec<(Range<usize>, Part)>,
+}
+
+impl Row {
+    /// Target tokens of `part`.
+    pub fn count(&self, part: Part) -> usize {
+        self.targets.iter().filter(|(_, p)| *p == part).map(|(range, _)| range.len()).sum()
+    }
+}
+
+/// The sequences that one label makes: the direct one, and the reasoned one where there is reasoning.
+///
+/// `mark` is ` Answer:`, `answer` the answer's tokens, `end` the token that ends an utterance.
+pub fn rows(prompt: &[i64], mark: &[i64], answer: &[i64], reasoning: &[i64], end: i64) -> Vec<Row> {
+    let row = |reasoning: &[i64], part: Part| {
+        let tokens = [prompt, reasoning, mark, answer, &[end]].concat();
+        let answer_from = prompt.len() + reasoning.len() + mark.len();
+        let mut targets = vec![(answer_from..tokens.len(), part)];
+        if !reasoning.is_empty() {
+            targets.push((prompt.len()..answer_from, Part::Reasoning));
+        }
+        Row { tokens, targets }
+    };
+    let mut rows = vec![row(&[], Part::Direct)];
+    if !reasoning.is_empty() {
+        rows.push(row(reasoning, Part::Answer));
+    }
+    rows
+}
+
+/// Target tokens of each part in a whole batch, in the order of [`PARTS`].
+pub fn counts(rows: &[Row]) -> [usize; 3] {
+    PARTS.map(|part| rows.iter().map(|row| row.count(part)).sum())
+}
+
+/// Where the targets of some rows are once these are padded on the left to `width`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Flat places (`row * width + column`) of the hidden states that predict the targets.
+    pub predictors: Vec<i64>,
+    /// The target tokens.
+    pub tokens: Vec<i64>,
+    /// Their parts.
+    pub parts: Vec<Part>,
+}
+
+/// Finds the targets of `rows` padded on the left to `width`: each is predicted one column before its own.
+pub fn places(rows: &[&Row], width: usize) -> Places {
+    let mut found = Places::default();
+    for (index, row) in rows.iter().enumerate() {
+        let start = index * width + width - row.tokens.len();
+        for (range, part) in &row.targets {
+            for at in range.clone() {
+                found.predictors.push((start + at - 1) as i64);
+                found.tokens.push(row.tokens[at]);
+                found.parts.push(*part);
+            }
+        }
+    }
+    found
+}
+
+/// The loss of some rows as their share of the whole batch's.
+#[derive(Debug)]
+pub struct Loss {
+    /// The weighted sum, a scalar with gradient; shares of a batch add up.
+    pub total: Tensor,
+    /// Share of each part's own mean, nats per token, in the order of [`PARTS`].
+    pub parts: [f64; 3],
+}
+
+/// The loss of `logits` `[N, V]` (any float kind; summed in float32) against the N targets in `places`.
+///
+/// `counts` are those of the whole batch (see [`counts`]), so that shares of it add up to its loss.
+pub fn loss(logits: &Tensor, places: &Places, counts: [usize; 3], weights: Weights) -> Loss {
+    let device = logits.device();
+    let targets = Tensor::from_slice(&places.tokens).to_device(device);
+    let nll = -logits.log_softmax(-1, Kind::Float).gather(-1, &targets.unsqueeze(-1), false).squeeze_dim(-1);
+    // One row per part: 1 / count at the part's own tokens.
+    let shares: Vec<f32> = PARTS
+        .iter()
+        .zip(counts)
+        .flat_map(|(part, count)| {
+            let share = 1.0 / count.max(1) as f32;
+            places.parts.iter().map(move |p| if p == part { share } else { 0.0 })
+        })
+        .collect();
+    let shares = Tensor::from_slice(&shares).view([3, -1]).to_device(device);
+    let means = shares.mv(&nll);
+    let weights = Tensor::from_slice(&weights).to_kind(Kind::Float).to_device(device);
+    let parts = std::array::from_fn(|part| means.double_value(&[part as i64]));
+    Loss { total: means.dot(&weights), parts }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_with_reasoning_makes_two_rows_and_one_without_makes_one() {
+        let two = rows(&[1, 2], &[9], &[5], &[7, 8], 0);
+        assert_eq!(two[0], Row { tokens: vec![1, 2, 9, 5, 0], targets: vec![(3..5, Part::Direct)] });
+        assert_eq!(two[1].tokens, [1, 2, 7, 8, 9, 5, 0]);
+        assert_eq!(two[1].targets, [(5..7, Part::Answer), (2..5, Part::Reasoning)]);
+        assert_eq!(rows(&[1, 2], &[9], &[5], &[], 0).len(), 1);
+        assert_eq!(counts(&two), [2, 3, 2]);
+    }
+
+    #[test]
+    fn targets_are_predicted_one_column_before_their_own() {
+        let short = Row { tokens: vec![4, 5], targets: vec![(1..2, Part::Direct)] };
+        let long = Row { tokens: vec![1, 2, 3], targets: vec![(1..3, Part::Answer)] };
+        let found = places(&[&short, &long], 3);
+        // Row 0 is padded by one: its token 5 sits in column 2 and is predicted at 1. Row 1 starts at 3.
+        assert_eq!(found.predictors, [1, 3, 4]);
+        assert_eq!(found.tokens, [5, 2, 3]);
+    }
+
+    #[test]
+    fn the_loss_and_its_gradient_follow_the_plain_formula() {
+        // d/dlogits of w * mean over n tokens of -log softmax is w / n * (softmax - onehot).
+        let values = [0.1f32, -0.4, 0.9, 1.2, 0.3, -0.7, 0.0, 0.5, 0.2, -1.0, 0.8, 0.4];
+        let logits = Tensor::from_slice(&values).view([4, 3]).set_requires_grad(true);
+        let found = Places {
+            predictors: vec![],
+            tokens: vec![2, 0, 1, 2],
+            parts: vec![Part::Answer, Part::Reasoning, Part::Reasoning, Part::Direct],
+        };
+        let (sizes, weights) = ([1, 2, 1], [1.0, 0.5, 0.25]);
+        let got = loss(&logits, &found, sizes, weights);
+        got.total.backward();
+
+        let mut want = 0.0f64;
+        let mut means = [0.0f64; 3];
+        for row in 0..4 {
+            let row_values: Vec<f64> = values[row * 3..row * 3 + 3].iter().map(|&v| f64::from(v)).collect();
+            let sum: f64 = row_values.iter().map(|v| v.exp()).sum();
+            let part = PARTS.iter().position(|p| *p == found.parts[row]).unwrap();
+            let target = found.tokens[row] as usize;
+            let nll = sum.ln() - row_values[target];
+            means[part] += nll / sizes[part] as f64;
+            want += weights[part] * nll / sizes[part] as f64;
+            for column in 0..3 {
+                let onehot = f64::from(u8::from(column == target));
+                let slope = weights[part] / sizes[part] as f64 * (row_values[column].exp() / sum - onehot);
+                let found = logits.grad().double_value(&[row as i64, column as i64]);
+                assert!((found - slope).abs() < 1e-6, "gradient at {row},{column}: {found}, not {slope}");
+            }
+        }
+        assert!((got.total.double_value(&[]) - want).abs() < 1e-6);
+        assert!(got.parts.iter().zip(means).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+}
