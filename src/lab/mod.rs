@@ -6,6 +6,7 @@
 //! service other than the one a client has.
 
 pub mod boards;
+pub mod demo;
 pub mod digit_boards;
 pub mod digits;
 pub mod lesson;

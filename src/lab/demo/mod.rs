@@ -1,0 +1,5 @@
+//! The demo.
+pub mod curve;
+pub mod plot;
+pub mod report;
+pub mod sheet;
