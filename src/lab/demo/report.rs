@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::curve::{Curve, Point};
+use super::curve::{Curve, Needed, Point};
+use super::play::Played;
 
 /// The table of rounds: both accuracies in per cent, their difference in points, and the labels random needs.
 pub fn rounds_table(chosen: &Curve, random: &Curve) -> String {
@@ -74,34 +75,74 @@ pub fn verdict(chosen: &Curve, random: &Curve, tests: usize, seed: u64) -> Strin
     };
     let spent = chosen.points.last().map_or(0, |point| point.labels);
     let _ = match random.labels_for(ours) {
-        super::curve::Needed::NotReached => {
+        Needed::NotReached => {
             writeln!(text, "Random did not reach selection's {:.1} % with {spent} labels.", 100.0 * ours)
         }
-        needed => writeln!(text, "Random needed {needed} labels for selection's {:.1} % at {spent}.", 100.0 * ours),
+        needed => {
+            writeln!(text, "Random needed {needed} labels for selection's {:.1} % at {spent}.", 100.0 * ours)
+        }
     };
     let variance = |share: f64| share * (1.0 - share) / tests.max(1) as f64;
     let error = 100.0 * (variance(ours) + variance(theirs)).sqrt();
     let within = if last.abs() < 2.0 * error { "within" } else { "beyond" };
     let _ = write!(
         text,
-        "One seed ({seed}) proves little: {tests} test samples alone put a standard error of {error:.1} points on a \
+        "One seed ({seed}) proves little: {tests} test samples alone put a standard error of up to {error:.1} points on a \
          difference\n(the last one is {within} two of them), and seeds differ by as much as methods do."
     );
     text
 }
 
+/// What the annotators of a pool did, and how the service took it.
+pub fn conduct(played: &Played) -> String {
+    let tally = &played.harvest.tally;
+    let mut waits = tally.waits_ms.clone();
+    waits.sort_by(f64::total_cmp);
+    let median = waits.get(waits.len() / 2).map_or("-".into(), |wait| format!("{wait:.0} ms"));
+    let worst = |waits: &mut dyn Iterator<Item = f64>| waits.fold(0.0, f64::max);
+    let glances = match played.while_training.len() {
+        0 => "never asked while training".to_owned(),
+        asked => format!(
+            "{asked} batches asked for in the midst of training: {} queries, {:.0} ms at worst",
+            played.while_training.iter().map(|(_, queries)| queries).sum::<usize>(),
+            worst(&mut played.while_training.iter().map(|(took, _)| *took))
+        ),
+    };
+    format!(
+        "{}: {} batches (NextBatch {median} in the middle, {:.0} ms at worst), {} answers, {} skips, {} leases left to \
+         expire\n  ({} answers accepted late, {} refused as the place was taken); retried with the same request_id and \
+         answered identically:\n  {} batches, {} submissions. {glances}.\n  NextBatch after the budget was spent: {}.",
+        played.curve.strategy,
+        tally.batches,
+        worst(&mut waits.iter().copied()),
+        tally.answers,
+        tally.skips,
+        tally.lapsed,
+        tally.late,
+        tally.refused,
+        tally.batches_replayed,
+        tally.submissions_replayed,
+        played.at_the_end
+    )
+}
+
 /// All figures as CSV, one row per strategy and round.
 pub fn csv(curves: &[&Curve]) -> String {
     let families = families(curves);
-    let mut text = "strategy,round,labels,version,promoted,seconds,validation_accuracy,test_accuracy".to_owned();
+    let mut text =
+        "strategy,round,labels,version,promoted,seconds,validation_accuracy,test_accuracy".to_owned();
     for family in &families {
         let _ = write!(text, ",test_{family}");
     }
     text.push('\n');
-    for (curve, point) in curves.iter().flat_map(|curve| curve.points.iter().map(move |point| (curve, point))) {
+    for (curve, point) in curves.iter().flat_map(|curve| curve.points.iter().map(move |point| (curve, point)))
+    {
         let Point { round, labels, version, promoted, seconds, validation, test, .. } = point;
         let name = &curve.strategy;
-        let _ = write!(text, "{name},{round},{labels},{version},{promoted},{seconds:.1},{validation:.4},{test:.4}");
+        let _ = write!(
+            text,
+            "{name},{round},{labels},{version},{promoted},{seconds:.1},{validation:.4},{test:.4}"
+        );
         for family in &families {
             let share = point.families.get(family).map_or(String::new(), |share| format!("{share:.4}"));
             let _ = write!(text, ",{share}");
@@ -161,7 +202,9 @@ mod tests {
         let sum: Vec<&str> = table.lines().last().unwrap_or_default().split_whitespace().collect();
         assert_eq!(sum, ["sum", "40.0", "30.0", "+10.0", "60", "60"]);
         let csv = csv(&[&ours, &random]);
-        assert!(csv.lines().next().is_some_and(|header| header.ends_with("test_accuracy,test_exist,test_sum")));
+        assert!(
+            csv.lines().next().is_some_and(|header| header.ends_with("test_accuracy,test_exist,test_sum"))
+        );
         assert_eq!(csv.lines().nth(2), Some("RANDOM,1,100,1,true,1.0,0.3000,0.3000,0.9000,0.3000"));
     }
 }

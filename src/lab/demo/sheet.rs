@@ -36,7 +36,7 @@ const MARGIN: usize = 30;
 const THUMBNAIL: usize = 164;
 const HEADER: usize = 78;
 const BAND: usize = 74;
-const LINE_CHARS: usize = 27;
+const LINE_CHARS: usize = 25;
 
 /// Draws the `each` highest ranked boards of the first round above as many of the last.
 pub fn contact_sheet(strategy: &str, picks: &[Pick], each: usize) -> String {
