@@ -25,7 +25,7 @@ pub use run::run;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Folder for the pictures, the figures, the service's log and its state; made when it is not there.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", default_value = "demo-out")]
     pub out: PathBuf,
     /// Rounds of labelling and training; 5, with --quick 2.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]

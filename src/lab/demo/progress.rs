@@ -56,7 +56,8 @@ impl Bar {
         self.bar.set_message(note.to_owned());
         let mut last = self.phase.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if !self.terminal && *last != phase {
-            eprintln!("  {}: {phase} ({total})", self.title);
+            let what = if note.is_empty() { String::new() } else { format!(" ({total} {note})") };
+            eprintln!("  {}: {phase}{what}", self.title);
             phase.clone_into(&mut last);
         }
     }

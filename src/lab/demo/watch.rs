@@ -120,7 +120,7 @@ fn show(bars: &mut BTreeMap<i64, Bar>, event: &pb::WatchRoundsResponse, last: i6
             let loss = if step.loss > 0.0 { format!("steps, loss {:.3}", step.loss) } else { String::new() };
             bar.at(&step.phase, count(step.done_count), count(step.total_count), &loss);
         }
-        (State::Training, _) => bar.at("training", 0, 1, "queued"),
+        (State::Training, _) => bar.at("waiting for the worker", 0, 1, ""),
         _ => bar.at("labelling", count(round.label_count), count(round.label_target), "labels"),
     }
 }
