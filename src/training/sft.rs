@@ -179,9 +179,9 @@ mod tests {
             let nll = sum.ln() - row_values[target];
             means[part] += nll / sizes[part] as f64;
             want += weights[part] * nll / sizes[part] as f64;
-            for column in 0..3 {
+            for (column, value) in row_values.iter().enumerate() {
                 let onehot = f64::from(u8::from(column == target));
-                let slope = weights[part] / sizes[part] as f64 * (row_values[column].exp() / sum - onehot);
+                let slope = weights[part] / sizes[part] as f64 * (value.exp() / sum - onehot);
                 let found = logits.grad().double_value(&[row as i64, column as i64]);
                 assert!((found - slope).abs() < 1e-6, "gradient at {row},{column}: {found}, not {slope}");
             }

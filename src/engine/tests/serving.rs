@@ -1,0 +1,162 @@
+//! Scoring, prediction, evaluation, promotion.
+
+use super::*;
+use crate::model::Checkpoint;
+use tch::Tensor;
+
+#[tokio::test]
+async fn a_batch_scores_as_its_items_do_alone() {
+    let folder = model_folder();
+    let wide = Engine::start(config(folder.path())).await.unwrap();
+    let narrow = EngineConfig { token_budget: 1, vision_cache_bytes: 0, ..config(folder.path()) };
+    let narrow = Engine::start(narrow).await.unwrap();
+    let together = wide.score(None, items()).await.unwrap();
+    let cut = narrow.score(None, items()).await.unwrap();
+    assert!(together.cost.padded_tokens > together.cost.tokens && together.cost.flops > 0.0);
+    for (at, item) in items().into_iter().enumerate() {
+        let alone = wide.score(None, vec![item]).await.unwrap().scores.remove(0).unwrap();
+        let beside = together.scores[at].as_ref().unwrap();
+        assert_close(beside, &alone, 1e-5);
+        assert_close(cut.scores[at].as_ref().unwrap(), &alone, 1e-5);
+        let sum: f32 = alone.probabilities.iter().sum();
+        assert!(alone.probabilities.is_empty() || (sum - 1.0).abs() < 1e-5);
+        let norm: f32 = alone.embedding.iter().map(|x| x * x).sum();
+        assert!((norm - 1.0).abs() < 1e-4 && alone.embedding.len() == wide.info().embedding_dim);
+    }
+}
+
+#[tokio::test]
+async fn long_choices_have_the_probabilities_of_full_forwards() {
+    let folder = model_folder();
+    let engine = Engine::start(config(folder.path())).await.unwrap();
+    let choices = ["1", "10", "100", "7", "yes", "not at all"];
+    let score =
+        engine.score(None, vec![ask(5, "how many?", &choices)]).await.unwrap().scores.remove(0).unwrap();
+
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let vlm = checkpoint.build(Device::Cpu, Kind::Float).unwrap();
+    let processor = &checkpoint.processor;
+    let pixels = processor.decode(&image(5), &Default::default()).unwrap();
+    let visual = vlm.vision(&vlm.pixels(&[&pixels]));
+    let prompt = processor.prompt_ids("how many?", pixels.tiles).unwrap();
+    let context = [prompt, processor.text_ids(" Answer:").unwrap()].concat();
+    let log_prob = |choice: &str| -> f64 {
+        let mut path = processor.text_ids(&format!(" {choice}")).unwrap();
+        if choice == "1" || choice == "10" {
+            // Others go on from these two: they have to end.
+            path.push(processor.eos_ids()[0]);
+        }
+        let ids = Tensor::from_slice(&[context.as_slice(), &path].concat()).unsqueeze(0);
+        let hidden = vlm.decode(&vlm.embed(&ids, &visual).unwrap(), &ids.ones_like(), None);
+        let all = vlm.logits(&hidden).log_softmax(-1, Kind::Double);
+        (0..path.len()).map(|at| all.double_value(&[0, (context.len() + at - 1) as i64, path[at]])).sum()
+    };
+    let weights = choices.map(|choice| log_prob(choice).exp());
+    let sum: f64 = weights.iter().sum();
+    for ((choice, found), weight) in choices.iter().zip(&score.probabilities).zip(weights) {
+        let wanted = weight / sum;
+        assert!((f64::from(*found) - wanted).abs() < 1e-5, "{choice}: {found}, not {wanted}");
+    }
+}
+
+#[tokio::test]
+async fn a_promoted_fork_is_what_serves_and_training_moves_nothing_that_serves() {
+    let engine = engine().await;
+    let base = engine.score(None, items()).await.unwrap();
+    for trainable in [Trainable::Full, LORA] {
+        let (fork, _) = engine.begin_training(spec(trainable)).await.unwrap();
+        for _ in 0..5 {
+            engine.train_step(fork, batch()).await.unwrap();
+        }
+        let trained = version();
+        assert_eq!(engine.score(Some(trained), items()).await, Err(EngineError::NotLoaded(trained)));
+        let mut promoted = engine.promoted();
+        engine.promote(Source::Fork(fork), trained).await.unwrap();
+        assert_eq!(*promoted.borrow_and_update(), Some(trained));
+        let serving = engine.score(Some(trained), items()).await.unwrap();
+        assert_ne!(serving.scores, base.scores, "{trainable:?}: the new version answers");
+
+        let snapshot = engine.snapshot(fork).await.unwrap();
+        engine.train_step(fork, batch()).await.unwrap();
+        engine.discard(fork).await.unwrap();
+        assert_eq!(
+            engine.score(Some(trained), items()).await.unwrap().scores,
+            serving.scores,
+            "it stands still"
+        );
+        assert_eq!(engine.score(None, items()).await.unwrap().scores, base.scores, "so does the base");
+
+        let again = version();
+        engine.load(again, snapshot).await.unwrap();
+        assert!(engine.is_loaded(again).await.unwrap());
+        assert_eq!(
+            engine.score(Some(again), items()).await.unwrap().scores,
+            serving.scores,
+            "its snapshot is it"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_fork_is_evaluated_as_the_version_it_becomes() {
+    let engine = engine().await;
+    let (fork, _) = engine.begin_training(spec(Trainable::Full)).await.unwrap();
+    for _ in 0..40 {
+        engine.train_step(fork, batch()).await.unwrap();
+    }
+    let eval = |shade, question: &str, choices: &[&str], answer: &str| {
+        let ScoreItem { images, question, choices } = ask(shade, question, choices);
+        EvalItem { images, question, choices, answer: answer.to_owned(), family: "f".to_owned() }
+    };
+    let items = vec![
+        eval(0, "how many?", &["1", "2", "3"], "1"),
+        eval(80, "how many?", &["1", "2", "3"], "2"),
+        eval(160, "is there any?", &[], "Yes"),
+        eval(160, "is there any?", &["yes", "no"], "no"),
+    ];
+    let outcomes = engine.evaluate(Target::Fork(fork), items.clone()).await.unwrap();
+    let right: Vec<bool> = outcomes.iter().map(|o| o.as_ref().unwrap().correct).collect();
+    assert_eq!(right, [true, true, true, false], "{outcomes:?}");
+    let trained = version();
+    engine.promote(Source::Fork(fork), trained).await.unwrap();
+    assert_eq!(engine.evaluate(Target::Version(Some(trained)), items).await.unwrap(), outcomes);
+    let outcomes: Vec<EvalOutcome> = outcomes.into_iter().map(Result::unwrap).collect();
+    assert!((summarise(&outcomes).accuracy - 0.75).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn what_was_taught_is_reasoned_and_answered() {
+    let engine = engine().await;
+    let (fork, _) = engine.begin_training(spec(Trainable::Full)).await.unwrap();
+    for _ in 0..60 {
+        engine.train_step(fork, batch()).await.unwrap();
+    }
+    let trained = version();
+    engine.promote(Source::Fork(fork), trained).await.unwrap();
+    for choices in [vec![], vec!["1", "2", "3"]] {
+        let ScoreItem { images, question, choices } = ask(0, "how many?", &choices);
+        let item = PredictItem { images, question, choices, reasoning: true };
+        let reasoned = engine.predict(Some(trained), item.clone()).await.unwrap().unwrap();
+        assert_eq!((reasoned.reasoning.as_str(), reasoned.answer.as_str()), ("one here. none there.", "1"));
+        let direct =
+            engine.predict(Some(trained), PredictItem { reasoning: false, ..item }).await.unwrap().unwrap();
+        assert_eq!((direct.reasoning.as_str(), direct.answer.as_str()), ("", "1"));
+        assert!(direct.log_prob <= 0.0 && direct.uncertainty >= 0.0 && direct.tokens < reasoned.tokens);
+    }
+}
+
+#[tokio::test]
+async fn versions_beyond_the_limit_leave_least_recently_used_first_and_the_promoted_one_last() {
+    let folder = model_folder();
+    let engine = Engine::start(EngineConfig { resident_versions: 2, ..config(folder.path()) }).await.unwrap();
+    let (fork, _) = engine.begin_training(spec(LORA)).await.unwrap();
+    let snapshot = engine.snapshot(fork).await.unwrap();
+    let [serving, second, third] = [version(), version(), version()];
+    engine.promote(Source::Snapshot(snapshot.clone()), serving).await.unwrap();
+    engine.load(second, snapshot.clone()).await.unwrap();
+    engine.load(third, snapshot).await.unwrap();
+    assert!(engine.is_loaded(serving).await.unwrap(), "the promoted one stays, though used least recently");
+    assert!(!engine.is_loaded(second).await.unwrap());
+    assert_eq!(engine.health().resident, 2);
+    assert_eq!(engine.promote(Source::Resident, second).await, Err(EngineError::NotLoaded(second)));
+}

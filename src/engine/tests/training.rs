@@ -1,0 +1,148 @@
+//! Steps, checkpoints, and where a training may start.
+
+use super::*;
+
+#[tokio::test]
+async fn the_loss_of_a_fixed_batch_falls_whatever_is_trained() {
+    let engine = engine().await;
+    for trainable in [Trainable::Full, Trainable::FullText, LORA] {
+        let (fork, steps) = engine.begin_training(spec(trainable)).await.unwrap();
+        assert_eq!(steps, 0);
+        let first = engine.train_step(fork, batch()).await.unwrap();
+        assert!(first.loss_answer > 0.0 && first.loss_reasoning > 0.0 && first.loss_direct > 0.0);
+        let weighted = first.loss_answer + 0.5 * first.loss_reasoning + 0.5 * first.loss_direct;
+        assert!((first.loss - weighted).abs() < 1e-4);
+        let mut last = first;
+        for _ in 0..25 {
+            last = engine.train_step(fork, batch()).await.unwrap();
+        }
+        assert!(last.loss < 0.7 * first.loss, "{trainable:?}: {} -> {}", first.loss, last.loss);
+        assert_eq!(last.step, 26);
+        engine.discard(fork).await.unwrap();
+    }
+    assert_eq!(engine.health().forks, 0);
+}
+
+#[tokio::test]
+async fn a_step_cut_into_passes_is_the_step_in_one_pass() {
+    let folder = model_folder();
+    let mut stats = Vec::new();
+    for token_budget in [8192, 1] {
+        let engine = Engine::start(EngineConfig { token_budget, ..config(folder.path()) }).await.unwrap();
+        let (fork, _) = engine.begin_training(spec(Trainable::Full)).await.unwrap();
+        stats.push(engine.train_step(fork, batch()).await.unwrap());
+    }
+    assert!((stats[0].loss - stats[1].loss).abs() < 1e-4);
+    assert!((stats[0].grad_norm - stats[1].grad_norm).abs() < 1e-3 * stats[0].grad_norm);
+    assert_eq!(stats[0].tokens, stats[1].tokens);
+}
+
+/// Six steps in one go, and the same with a checkpoint carried to another engine after three.
+async fn resumed_equals_uninterrupted(trainable: Trainable) {
+    let folder = model_folder();
+    let mut snapshots = Vec::new();
+    for interrupted in [false, true] {
+        let mut engine = Engine::start(config(folder.path())).await.unwrap();
+        let (mut fork, _) = engine.begin_training(spec(trainable)).await.unwrap();
+        for step in 0..6 {
+            if interrupted && step == 3 {
+                let resume = Some(engine.checkpoint(fork).await.unwrap());
+                engine = Engine::start(config(folder.path())).await.unwrap();
+                let (again, steps) =
+                    engine.begin_training(TrainingSpec { resume, ..spec(trainable) }).await.unwrap();
+                assert_eq!(steps, 3);
+                fork = again;
+            }
+            engine.train_step(fork, batch()).await.unwrap();
+        }
+        snapshots.push(engine.snapshot(fork).await.unwrap());
+    }
+    assert!(snapshots[0] == snapshots[1], "{trainable:?}: the resumed weights are others");
+}
+
+#[tokio::test]
+async fn a_resumed_training_ends_bit_for_bit_as_the_uninterrupted_one() {
+    for trainable in [Trainable::Full, LORA] {
+        resumed_equals_uninterrupted(trainable).await;
+    }
+}
+
+#[test]
+fn a_resumed_training_draws_the_same_dropout() {
+    // Torch's generator belongs to the process: other tests would draw from it, so this one runs in its own.
+    const ALONE: &str = "ENGINE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        let dropout = Trainable::Lora { rank: 4, alpha: 8.0, dropout: 0.5 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(resumed_equals_uninterrupted(dropout));
+    }
+    let own = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "engine::tests::training::a_resumed_training_draws_the_same_dropout"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&own.stdout);
+    assert!(own.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_another_training_mode_is_refused() {
+    let engine = engine().await;
+    let (fork, _) = engine.begin_training(spec(LORA)).await.unwrap();
+    let resume = Some(engine.checkpoint(fork).await.unwrap());
+    let error = engine.begin_training(TrainingSpec { resume, ..spec(Trainable::Full) }).await.unwrap_err();
+    assert!(error.to_string().contains("another training mode"), "{error}");
+    let resume = Some(b"not a checkpoint".to_vec());
+    let error = engine.begin_training(TrainingSpec { resume, ..spec(LORA) }).await.unwrap_err();
+    assert!(matches!(error, EngineError::BadSnapshot(_)), "{error}");
+    assert!(matches!(engine.load(version(), vec![1, 2, 3]).await, Err(EngineError::BadSnapshot(_))));
+}
+
+#[tokio::test]
+async fn training_goes_on_from_a_version_in_the_same_mode_only() {
+    let engine = engine().await;
+    let (fork, _) = engine.begin_training(spec(LORA)).await.unwrap();
+    for _ in 0..10 {
+        engine.train_step(fork, batch()).await.unwrap();
+    }
+    let first = version();
+    engine.promote(Source::Fork(fork), first).await.unwrap();
+    let before = engine.score(Some(first), items()).await.unwrap();
+    let (warm, _) = engine.begin_training(TrainingSpec { base: Some(first), ..spec(LORA) }).await.unwrap();
+    let (cold, _) = engine.begin_training(spec(LORA)).await.unwrap();
+    let warm_loss = engine.train_step(warm, batch()).await.unwrap().loss;
+    assert!(warm_loss < engine.train_step(cold, batch()).await.unwrap().loss);
+    assert_eq!(engine.score(Some(first), items()).await.unwrap().scores, before.scores);
+    let other = TrainingSpec { base: Some(first), ..spec(Trainable::Full) };
+    assert!(matches!(engine.begin_training(other).await, Err(EngineError::Invalid(_))));
+}
+
+#[tokio::test]
+async fn the_vision_cache_changes_no_weight() {
+    let folder = model_folder();
+    let mut snapshots = Vec::new();
+    for vision_cache_bytes in [0, 1 << 20] {
+        let engine =
+            Engine::start(EngineConfig { vision_cache_bytes, ..config(folder.path()) }).await.unwrap();
+        let (fork, _) = engine.begin_training(spec(LORA)).await.unwrap();
+        for _ in 0..3 {
+            engine.train_step(fork, batch()).await.unwrap();
+        }
+        snapshots.push(engine.snapshot(fork).await.unwrap());
+        // With a full fork beside it: its tower moves, so nothing of the cache may reach it.
+        let (full, _) = engine.begin_training(spec(Trainable::Full)).await.unwrap();
+        for _ in 0..3 {
+            engine.train_step(full, batch()).await.unwrap();
+        }
+        let asked = vec![EvalItem {
+            images: vec![image(0)],
+            question: "how many?".to_owned(),
+            choices: vec!["1".to_owned(), "2".to_owned()],
+            answer: "1".to_owned(),
+            family: String::new(),
+        }];
+        let outcome = engine.evaluate(Target::Fork(full), asked).await.unwrap().remove(0).unwrap();
+        snapshots.push(outcome.p_correct.to_le_bytes().to_vec());
+    }
+    assert!(snapshots[0] == snapshots[2] && snapshots[1] == snapshots[3]);
+}
