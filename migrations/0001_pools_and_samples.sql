@@ -10,6 +10,11 @@ CREATE TABLE pools (
     etag            uuid NOT NULL,
     -- Grows with every change a dashboard may want to see; the token of WatchRounds.
     revision        bigint NOT NULL DEFAULT 0,
+    -- Answers taken so far, of all rounds and of none.
+    label_count     bigint NOT NULL DEFAULT 0,
+    -- A repeated CreatePool is known by these.
+    request_id      text NOT NULL DEFAULT '',
+    request_fingerprint bytea NOT NULL DEFAULT '',
     created_at      timestamptz NOT NULL,
     updated_at      timestamptz NOT NULL
 );
@@ -34,3 +39,5 @@ CREATE TABLE samples (
     CHECK (split = 'POOL' OR reference_answer IS NOT NULL)
 );
 CREATE INDEX samples_by_state ON samples (pool_id, split, state, id);
+-- Keyset pages over all of a pool.
+CREATE INDEX samples_by_pool ON samples (pool_id, id);

@@ -12,6 +12,8 @@ CREATE TABLE rounds (
     fallback      text NOT NULL DEFAULT 'NONE',
     label_target  bigint NOT NULL,
     label_count   bigint NOT NULL DEFAULT 0,
+    -- Answers the pool had when this round's training was asked for; later ones count for the next round.
+    labels_total  bigint,
     -- Samples to score and done so far.
     score_total   bigint NOT NULL DEFAULT 0,
     score_done    bigint NOT NULL DEFAULT 0,
@@ -40,6 +42,8 @@ CREATE TABLE plan_items (
     margin        real,
     value         real,
     coverage_gain real,
+    -- What the scoring version would answer, as it stood when planned.
+    prelabel      text,
     version_id    uuid NOT NULL REFERENCES versions (id),
     PRIMARY KEY (round_id, rank),
     UNIQUE (round_id, sample_id)

@@ -11,7 +11,8 @@ CREATE TABLE labels (
     -- The answer as written, and as compared in votes.
     answer          text,
     normalised      text,
-    reasoning       text[] NOT NULL DEFAULT '{}',
+    -- Steps, in order.
+    reasoning       jsonb NOT NULL DEFAULT '[]',
     -- [[x0, y0, x1, y1], ...] as fractions of the image.
     regions         jsonb NOT NULL DEFAULT '[]',
     rejected        jsonb NOT NULL DEFAULT '[]',

@@ -1,3 +1,148 @@
-//! To be written.
+//! Postgres: every row the service keeps, behind functions named by what they mean.
+//!
+//! Owns the SQL, the schema's migrations and (in `embedded`) a private server. Invariants: every public function is
+//! one whole transaction; `now` is an argument; results of jobs are committed only by the attempt that holds the
+//! newest epoch; and every function takes its locks in one order, which rules deadlocks out:
+//! job, samples (by id), slots (by sample), pool, round, versions.
+//! Deliberately absent: tensors, blobs, gRPC, clocks.
 
+mod claim;
+mod claim_desk;
+mod claim_grant;
 pub mod embedded;
+
+mod error;
+mod idle;
+mod job_ends;
+mod jobs;
+mod labels;
+mod leases;
+mod metrics;
+mod place;
+mod plans;
+mod pools;
+mod purge;
+mod record;
+mod record_write;
+mod rounds;
+mod samples;
+mod scores;
+mod text;
+mod training;
+mod versions;
+mod watch;
+
+pub use claim::{Claim, ClaimRequest, Idle};
+pub use labels::{LabelledSample, TrainingAnswer, TrainingSet};
+pub use leases::LiveLease;
+pub use plans::{NewPlan, PlanEntry, PlanInput, ScoreColumns};
+pub use pools::{NewPool, PoolChange};
+pub use record::{LabelInsert, Submission};
+pub use rounds::RoundChange;
+pub use samples::{Added, SampleInsert};
+pub use scores::{NewScore, Score};
+pub use sqlx::PgPool;
+pub use versions::NewVersion;
+pub use watch::Change;
+
+use crate::domain::{Result, Time};
+use chrono::SubsecRound;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// How to talk to the server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Connections at most.
+    pub max_connections: u32,
+    /// How long a caller waits for one before it is told that storage is unavailable.
+    pub acquire_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_connections: 20, acquire_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// The service's memory. Clones share connections.
+#[derive(Clone)]
+pub struct Store {
+    pool: PgPool,
+    desk: Arc<claim_desk::Desk>,
+    hub: Arc<watch::Hub>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("connections", &self.pool.size()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Connects; fails when the server cannot be reached within the acquire timeout.
+    pub async fn connect(url: &str, options: &Options) -> Result<Self> {
+        let to = PgConnectOptions::from_str(url)
+            .map_err(|e| {
+                let text =
+                    format!("is not a Postgres URL ({e}): write postgres://user:password@host:5432/name");
+                crate::domain::Error::invalid("database.url", text)
+            })?
+            .application_name("active-vlm");
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.acquire_timeout)
+            .connect_with(to)
+            .await?;
+        Ok(Self::from_pool(pool))
+    }
+
+    /// A store over connections made elsewhere (tests).
+    pub fn from_pool(pool: PgPool) -> Self {
+        let desk = Arc::new(claim_desk::Desk::new(pool.clone()));
+        let hub = Arc::new(watch::Hub::new(pool.clone()));
+        Self { pool, desk, hub }
+    }
+
+    /// Brings the schema up to date; several processes may do so at once.
+    pub async fn migrate(&self) -> Result<()> {
+        MIGRATOR.run(&self.pool).await.map_err(crate::domain::Error::internal)
+    }
+
+    /// Names of the migrations this binary knows and the database lacks.
+    pub async fn pending_migrations(&self) -> Result<Vec<String>> {
+        let exists = sqlx::query_scalar!("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+            .fetch_one(&self.pool)
+            .await?;
+        let done: Vec<i64> = if exists == Some(true) {
+            // Unchecked: the table is the migrator's own and not part of our schema.
+            sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+                .fetch_all(&self.pool)
+                .await?
+        } else {
+            Vec::new()
+        };
+        let pending =
+            MIGRATOR.iter().filter(|m| m.migration_type.is_up_migration() && !done.contains(&m.version));
+        Ok(pending.map(|m| format!("{:04} {}", m.version, m.description)).collect())
+    }
+
+    /// Asks the server for a sign of life.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query!("SELECT 1 AS one").fetch_one(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Closes all connections, waiting for those in use.
+    pub async fn close(&self) {
+        self.hub.stop();
+        self.pool.close().await;
+    }
+}
+
+/// A moment as Postgres keeps it: what is answered and what is stored must be the same to the microsecond.
+fn micros(at: Time) -> Time {
+    at.trunc_subsecs(6)
+}

@@ -89,7 +89,9 @@ impl Cluster {
             .as_encoded_bytes()
             .iter()
             .map(|&byte| match byte {
-                b'/' | b'-' | b'_' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => char::from(byte).to_string(),
+                b'/' | b'-' | b'_' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                    char::from(byte).to_string()
+                }
                 other => format!("%{other:02X}"),
             })
             .collect();
@@ -99,7 +101,8 @@ impl Cluster {
     /// The command that runs the server in the foreground.
     pub(super) fn command(&self) -> Result<Command, EmbeddedError> {
         let log_path = self.log();
-        let log = File::options().create(true).append(true).open(&log_path).map_err(file("opening", &log_path))?;
+        let log =
+            File::options().create(true).append(true).open(&log_path).map_err(file("opening", &log_path))?;
         let errors = log.try_clone().map_err(file("opening", &log_path))?;
         let mut command = Command::new(self.bin_dir.join("postgres"));
         command.arg("-D").arg(self.data()).arg("-k").arg(&self.socket).current_dir(&self.root);
@@ -162,7 +165,10 @@ impl Cluster {
         tracing::info!(folder = %self.data().display(), "making a private Postgres cluster");
         let mut command = Command::new(self.bin_dir.join("initdb"));
         command.arg("-D").arg(&fresh).args(["-U", NAME, "--encoding=UTF8", "--no-locale"]);
-        command.args(["--auth-local=trust", "--auth-host=reject"]).current_dir(&self.root).stdin(Stdio::null());
+        command
+            .args(["--auth-local=trust", "--auth-host=reject"])
+            .current_dir(&self.root)
+            .stdin(Stdio::null());
         self.account.apply(&mut command);
         let output = command.output().map_err(file("running", &self.bin_dir.join("initdb")))?;
         if !output.status.success() {

@@ -24,7 +24,9 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
     /// No server binaries.
-    #[error("no Postgres server binaries (initdb, postgres) in {looked}: install Debian's package `postgresql`, set database.bin_dir, or point database.url at a server")]
+    #[error(
+        "no Postgres server binaries (initdb, postgres) in {looked}: install Debian's package `postgresql`, set database.bin_dir, or point database.url at a server"
+    )]
     NoBinaries {
         /// Where they were looked for.
         looked: String,
@@ -33,7 +35,9 @@ pub enum EmbeddedError {
     #[error("{0} is in use by another service: stop that one, or choose another state_dir")]
     Locked(PathBuf),
     /// Started by root, and there is nobody to run Postgres as.
-    #[error("Postgres refuses to run as root, and there is neither a user `postgres` nor `nobody`: start the service as an ordinary user, or set database.url")]
+    #[error(
+        "Postgres refuses to run as root, and there is neither a user `postgres` nor `nobody`: start the service as an ordinary user, or set database.url"
+    )]
     NoAccount,
     /// A file operation failed.
     #[error("{what} {path}: {source}; choose another state_dir or mend its permissions")]

@@ -71,7 +71,11 @@ fn supervise(cluster: &Cluster, stopped: &Receiver<()>, pid: &AtomicU32) {
     }
     loop {
         let started = Instant::now();
-        match cluster.command().map_err(|e| e.to_string()).and_then(|mut c| c.spawn().map_err(|e| e.to_string())) {
+        match cluster
+            .command()
+            .map_err(|e| e.to_string())
+            .and_then(|mut c| c.spawn().map_err(|e| e.to_string()))
+        {
             Ok(mut child) => {
                 pid.store(child.id(), Ordering::Relaxed);
                 let ended = watch(&mut child, stopped);
@@ -124,7 +128,9 @@ fn stop(child: &mut Child) {
         }
         std::thread::sleep(LOOK);
     }
-    tracing::warn!("the private Postgres did not stop in time: shutting it down at once (it recovers at the next start)");
+    tracing::warn!(
+        "the private Postgres did not stop in time: shutting it down at once (it recovers at the next start)"
+    );
     let _ = kill(pid, Signal::SIGQUIT);
     let _ = child.wait();
 }
@@ -133,9 +139,8 @@ fn stop(child: &mut Child) {
 ///
 /// The folder's lock is ours, so no other service can be using it.
 fn retire(pid: i32) {
-    let is_postgres = || {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "postgres")
-    };
+    let is_postgres =
+        || std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "postgres");
     if !is_postgres() {
         return;
     }

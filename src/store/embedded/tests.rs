@@ -42,8 +42,11 @@ async fn a_killed_server_comes_back_with_what_was_committed() {
     let embedded = Embedded::start(config(&dir)).await.unwrap();
     execute(&embedded, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)").await.unwrap();
     let before = embedded.pid().unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(before.cast_signed()), nix::sys::signal::Signal::SIGKILL)
-        .unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(before.cast_signed()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
     // The supervisor notices within a moment; until a new server answers, connecting fails.
     while embedded.pid() == Some(before) {
         tokio::task::yield_now().await;

@@ -1,0 +1,439 @@
+//! One group of claims in one transaction: read, pick under locks, deal out, write.
+
+use super::{claim::Claim, claim_desk::Waiting, idle, text};
+use crate::domain::{
+    Batch, Error, Fallback, Lease, LeaseId, Outcome, Pool, Query, Result, Time, Uncertainty,
+};
+use sqlx::{PgConnection, PgPool, types::Json};
+use std::{collections::HashSet, time::Duration};
+use uuid::Uuid;
+
+/// What came of a group.
+pub(super) enum Granted {
+    /// The pool has changed since it was read: read it again.
+    Aged,
+    /// One answer per claim, in order.
+    Answers(Vec<Result<Claim>>),
+}
+
+/// What is known before anything is locked: the pool, its newest round, and per claim its past.
+pub(super) struct Facts {
+    etag: Uuid,
+    label_count: i64,
+    serving: i64,
+    round: Option<i64>,
+    fallback: Option<String>,
+    expired: bool,
+    out: i64,
+    held: i64,
+    lease: Option<Uuid>,
+    fingerprint: Option<Vec<u8>>,
+    head: Option<Json<Batch>>,
+    sample_ids: Option<Vec<Uuid>>,
+    round_ids: Option<Vec<Uuid>>,
+}
+
+/// A place with everything its query shows.
+struct Picked {
+    sample_id: Uuid,
+    slot: i16,
+    round_id: Uuid,
+    rank: i64,
+    query: Query,
+    /// Annotators of this group who may not have it.
+    barred: Vec<String>,
+}
+
+struct QueryRow {
+    sample: String,
+    image_keys: Vec<String>,
+    question: String,
+    choices: Vec<String>,
+    rank: i64,
+    round: i64,
+    arm: String,
+    propensity: f32,
+    entropy: Option<f32>,
+    margin: Option<f32>,
+    value: Option<f32>,
+    coverage_gain: Option<f32>,
+    prelabel: Option<String>,
+    version: i64,
+}
+
+impl QueryRow {
+    fn into_query(self, pool: &Pool) -> Result<Query> {
+        let uncertainty = self.entropy.zip(self.margin).map(|(total, margin)| Uncertainty { total, margin });
+        Ok(Query {
+            sample: self.sample,
+            image_keys: self.image_keys,
+            question: self.question,
+            choices: if self.choices.is_empty() { pool.answers.clone() } else { self.choices },
+            rank: self.rank,
+            round: self.round,
+            arm: text::parse(&self.arm)?,
+            propensity: self.propensity,
+            uncertainty,
+            value: self.value,
+            coverage_gain: self.coverage_gain,
+            prelabel: self.prelabel,
+            version: self.version,
+        })
+    }
+}
+
+/// Serves a group of claims of one pool.
+pub(super) async fn grant(db: &PgPool, group: &[Waiting]) -> Result<Granted> {
+    // Unwrap safety: the desk never hands over an empty group.
+    let pool = group.last().expect("a group has members").pool.clone();
+    let now = group.iter().map(|w| w.now).max().unwrap_or_default();
+    let mut conn = db.acquire().await?;
+    let facts = read_facts(&mut conn, &pool, group, now).await?;
+    if facts.len() != group.len() || facts.iter().any(|f| f.etag != pool.etag) {
+        return Ok(Granted::Aged);
+    }
+    if facts[0].expired {
+        super::leases::sweep(&mut conn, pool.id, now).await?;
+    }
+    let mut room = pool.policy.label_budget.map(|b| (b as i64 - facts[0].label_count - facts[0].out).max(0));
+    let mut wants = Vec::with_capacity(group.len());
+    for (waiting, fact) in group.iter().zip(&facts) {
+        let allowed = (i64::from(pool.policy.max_held) - fact.held).max(0);
+        let want = (waiting.request.size as i64).min(allowed).min(room.unwrap_or(i64::MAX));
+        let want = if fact.lease.is_some() { 0 } else { want };
+        room = room.map(|r| r - want);
+        wants.push(want as usize);
+    }
+    let mut dealt: Vec<Vec<Picked>> = group.iter().map(|_| Vec::new()).collect();
+    let mut leases: Vec<Option<(Lease, Batch)>> = group.iter().map(|_| None).collect();
+    if wants.iter().any(|&want| want > 0) {
+        let mut tx = sqlx::Connection::begin(&mut *conn).await?;
+        deal(&mut tx, &pool, group, &wants, &mut dealt, now).await?;
+        for (i, picked) in dealt.iter().enumerate().filter(|(_, picked)| !picked.is_empty()) {
+            leases[i] = Some(head(&group[i], &pool, &facts[i], picked, wants[i])?);
+        }
+        if leases.iter().any(Option::is_some) {
+            write(&mut tx, &pool, group, &dealt, &leases, now).await?;
+            tx.commit().await?;
+        }
+    }
+    let mut answers = Vec::with_capacity(group.len());
+    for (((waiting, fact), lease), picked) in group.iter().zip(facts).zip(leases).zip(dealt) {
+        let whole = |batch, replayed, idle| Claim { batch, replayed, idle, pool: pool.clone() };
+        answers.push(if fact.lease.is_some() {
+            replay(&mut conn, &pool, waiting, fact).await.map(|batch| whole(batch, true, None))
+        } else if let Some((lease, head)) = lease {
+            let queries = picked.into_iter().map(|p| p.query).collect();
+            Ok(whole(Batch { lease: Some(lease), queries, ..head }, false, None))
+        } else {
+            let (batch, why) = idle::explain(&mut conn, &pool, &waiting.request, &fact, now).await?;
+            Ok(whole(batch, false, Some(why)))
+        });
+    }
+    Ok(Granted::Answers(answers))
+}
+
+async fn read_facts(
+    conn: &mut PgConnection,
+    pool: &Pool,
+    group: &[Waiting],
+    now: Time,
+) -> Result<Vec<Facts>> {
+    let annotators: Vec<_> = group.iter().map(|w| w.request.annotator.clone()).collect();
+    let requests: Vec<_> = group.iter().map(|w| w.request.request_id.clone()).collect();
+    let rows = sqlx::query_as!(
+        Facts,
+        r#"SELECT p.etag, p.label_count, v.number AS serving, r.number AS "round?", r.fallback AS "fallback?",
+               EXISTS (SELECT 1 FROM slots WHERE pool_id = $1 AND state = 'PLANNED' AND available_at > '-infinity'
+                       AND available_at <= $2) AS "expired!",
+               CASE WHEN $5 THEN (SELECT COALESCE(sum(held), 0) FROM leases WHERE pool_id = $1 AND held > 0
+                       AND released_at IS NULL AND expires_at > $2) ELSE 0 END AS "out!",
+               (SELECT COALESCE(sum(h.held), 0) FROM leases h WHERE h.pool_id = $1 AND h.annotator = q.annotator
+                       AND h.held > 0 AND h.released_at IS NULL AND h.expires_at > $2) AS "held!",
+               l.id AS "lease?", l.fingerprint AS "fingerprint?",
+               l.head AS "head?: Json<Batch>", l.sample_ids AS "sample_ids?", l.round_ids AS "round_ids?"
+           FROM pools p
+           JOIN versions v ON v.pool_id = p.id AND v.state = 'SERVING'
+           LEFT JOIN LATERAL (SELECT number, fallback FROM rounds WHERE pool_id = p.id ORDER BY number DESC LIMIT 1) r
+               ON true
+           CROSS JOIN unnest($3::text[], $4::text[]) WITH ORDINALITY AS q(annotator, request_id, i)
+           LEFT JOIN LATERAL (SELECT * FROM leases WHERE pool_id = $1 AND request_id = q.request_id LIMIT 1) l ON true
+           WHERE p.id = $1 ORDER BY q.i"#,
+        pool.id.0,
+        now,
+        &annotators,
+        &requests,
+        pool.policy.label_budget.is_some()
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// Picks free places under lock and deals them out, first come, first served, until all have theirs or none is left.
+async fn deal(
+    conn: &mut PgConnection,
+    pool: &Pool,
+    group: &[Waiting],
+    wants: &[usize],
+    dealt: &mut [Vec<Picked>],
+    now: Time,
+) -> Result<()> {
+    // Claims that name groups look at their part of the queue only.
+    let mut filters: Vec<&[String]> = group.iter().map(|w| w.request.groups.as_slice()).collect();
+    filters.sort();
+    filters.dedup();
+    let mut given: HashSet<(&str, Uuid)> = HashSet::new();
+    for filter in filters {
+        let members: Vec<usize> = (0..group.len()).filter(|&i| group[i].request.groups == filter).collect();
+        let annotators: Vec<_> = members.iter().map(|&i| group[i].request.annotator.clone()).collect();
+        let mut after = (-1, -1, Uuid::nil());
+        loop {
+            let missing: usize = members.iter().map(|&i| wants[i] - dealt[i].len()).sum();
+            if missing == 0 {
+                break;
+            }
+            let picked = pick(conn, pool, filter, &annotators, after, missing, now).await?;
+            let Some(last) = picked.last() else { break };
+            after = (last.rank, last.slot, last.sample_id);
+            for place in picked {
+                let taker = members.iter().copied().find(|&i| {
+                    let annotator = group[i].request.annotator.as_str();
+                    dealt[i].len() < wants[i]
+                        && !place.barred.iter().any(|b| b == annotator)
+                        && !given.contains(&(annotator, place.sample_id))
+                });
+                if let Some(i) = taker {
+                    given.insert((&group[i].request.annotator, place.sample_id));
+                    dealt[i].push(place);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next `limit` free places in rank order, locked, passing over those that others have locked.
+async fn pick(
+    conn: &mut PgConnection,
+    pool: &Pool,
+    groups: &[String],
+    annotators: &[String],
+    after: (i64, i16, Uuid),
+    limit: usize,
+    now: Time,
+) -> Result<Vec<Picked>> {
+    let rows = sqlx::query!(
+        r#"SELECT s.sample_id, s.slot, s.round_id AS "round_id!", s.rank, m.name, m.image_keys, m.question, m.choices,
+               r.number AS round, i.arm, i.propensity, i.entropy, i.margin, i.value, i.coverage_gain, i.prelabel,
+               v.number AS version,
+               ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id AND k.annotator = ANY($8))
+               || ARRAY(SELECT COALESCE(o.annotator, l.annotator) FROM slots o LEFT JOIN leases l ON l.id = o.lease_id
+                        WHERE o.sample_id = s.sample_id AND o.slot <> s.slot
+                        AND (o.annotator IS NOT NULL OR (l.annotator IS NOT NULL AND o.available_at > $9)))
+                   AS "barred!"
+           FROM (SELECT sample_id, slot, round_id, rank FROM slots q
+                 WHERE pool_id = $1 AND state = 'PLANNED' AND available_at = '-infinity'
+                 AND (rank, slot, sample_id) > ($2, $3, $4)
+                 AND ($5 OR (SELECT g.group_name = ANY($6) FROM samples g WHERE g.id = q.sample_id))
+                 ORDER BY rank, slot, sample_id LIMIT $7 FOR UPDATE SKIP LOCKED) s
+           JOIN samples m ON m.id = s.sample_id
+           JOIN plan_items i ON i.round_id = s.round_id AND i.sample_id = s.sample_id
+           JOIN rounds r ON r.id = s.round_id
+           JOIN versions v ON v.id = i.version_id
+           ORDER BY s.rank, s.slot, s.sample_id"#,
+        pool.id.0,
+        after.0,
+        after.1,
+        after.2,
+        groups.is_empty(),
+        groups,
+        limit as i64,
+        annotators,
+        now
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            let query = QueryRow {
+                sample: r.name,
+                image_keys: r.image_keys,
+                question: r.question,
+                choices: r.choices,
+                rank: r.rank,
+                round: r.round,
+                arm: r.arm,
+                propensity: r.propensity,
+                entropy: r.entropy,
+                margin: r.margin,
+                value: r.value,
+                coverage_gain: r.coverage_gain,
+                prelabel: r.prelabel,
+                version: r.version,
+            }
+            .into_query(pool)?;
+            let (sample_id, slot, round_id, rank) = (r.sample_id, r.slot, r.round_id, r.rank);
+            Ok(Picked { sample_id, slot, round_id, rank, query, barred: r.barred })
+        })
+        .collect()
+}
+
+/// The lease and the answer around the queries.
+fn head(
+    waiting: &Waiting,
+    pool: &Pool,
+    facts: &Facts,
+    picked: &[Picked],
+    want: usize,
+) -> Result<(Lease, Batch)> {
+    let ttl = waiting.request.ttl.unwrap_or(pool.policy.lease_ttl);
+    let expires_at = waiting.now + chrono::TimeDelta::from_std(ttl).map_err(Error::internal)?;
+    let expires_at = super::micros(expires_at);
+    let lease = Lease { id: LeaseId::new(), token: Uuid::new_v4(), expires_at };
+    let (outcome, reason) = if picked.len() == waiting.request.size {
+        (Outcome::Full, String::new())
+    } else if picked.len() < want {
+        let text = format!("only {} planned queries were free: ask again when these are done", picked.len());
+        (Outcome::Partial, text)
+    } else {
+        let text = format!(
+            "{} are all that this annotator may hold or the label budget allows just now",
+            picked.len()
+        );
+        (Outcome::Partial, text)
+    };
+    let stale = picked.iter().filter(|p| p.query.version != facts.serving).count();
+    let batch = Batch {
+        lease: Some(lease.clone()),
+        queries: Vec::new(),
+        outcome,
+        reason,
+        retry_after: None::<Duration>,
+        round: facts.round.unwrap_or(0),
+        serving_version: facts.serving,
+        stale_share: stale as f32 / picked.len().max(1) as f32,
+        fallback: facts.fallback()?,
+    };
+    Ok((lease, batch))
+}
+
+/// Marks the places and writes the leases, in one statement.
+async fn write(
+    conn: &mut PgConnection,
+    pool: &Pool,
+    group: &[Waiting],
+    dealt: &[Vec<Picked>],
+    leases: &[Option<(Lease, Batch)>],
+    now: Time,
+) -> Result<()> {
+    let (mut samples, mut slots, mut rounds, mut owners, mut until) =
+        (vec![], vec![], vec![], vec![], vec![]);
+    let (mut ids, mut annotators, mut requests) = (vec![], vec![], vec![]);
+    let (mut fingerprints, mut tokens, mut expiries, mut heads) = (vec![], vec![], vec![], vec![]);
+    for ((waiting, picked), lease) in group.iter().zip(dealt).zip(leases) {
+        let Some((lease, head)) = lease else { continue };
+        for place in picked {
+            samples.push(place.sample_id);
+            slots.push(place.slot);
+            rounds.push(place.round_id);
+            owners.push(lease.id.0);
+            until.push(lease.expires_at);
+        }
+        ids.push(lease.id.0);
+        annotators.push(waiting.request.annotator.clone());
+        requests.push(waiting.request.request_id.clone());
+        fingerprints.push(waiting.request.fingerprint.to_vec());
+        tokens.push(lease.token);
+        expiries.push(lease.expires_at);
+        heads.push(serde_json::to_string(head).map_err(Error::internal)?);
+    }
+    sqlx::query!(
+        "WITH given AS (
+             UPDATE slots s SET lease_id = g.lease, available_at = g.until
+             FROM unnest($1::uuid[], $2::smallint[], $4::uuid[], $5::timestamptz[]) AS g(sample, slot, lease, until)
+             WHERE s.sample_id = g.sample AND s.slot = g.slot),
+         items AS (
+             SELECT lease, array_agg(sample ORDER BY i) AS samples, array_agg(round ORDER BY i) AS rounds, count(*) AS n
+             FROM unnest($1::uuid[], $3::uuid[], $4::uuid[]) WITH ORDINALITY AS g(sample, round, lease, i)
+             GROUP BY lease)
+         INSERT INTO leases (id, pool_id, annotator, request_id, fingerprint, token, expires_at, held, head, sample_ids,
+                             round_ids, created_at)
+         SELECT l.id, $6, l.annotator, l.request, l.fingerprint, l.token, l.expires, i.n, l.head::json, i.samples,
+                i.rounds, $14
+         FROM unnest($7::uuid[], $8::text[], $9::text[], $10::bytea[], $11::uuid[], $12::timestamptz[], $13::text[])
+                  AS l(id, annotator, request, fingerprint, token, expires, head)
+         JOIN items i ON i.lease = l.id",
+        &samples,
+        &slots,
+        &rounds,
+        &owners,
+        &until,
+        pool.id.0,
+        &ids,
+        &annotators,
+        &requests,
+        &fingerprints,
+        &tokens,
+        &expiries,
+        &heads,
+        now
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Reads an earlier answer back: the lease's head, and its queries from where they stand unchanged.
+async fn replay(conn: &mut PgConnection, pool: &Pool, waiting: &Waiting, facts: Facts) -> Result<Batch> {
+    if facts.fingerprint.as_deref() != Some(waiting.request.fingerprint.as_slice()) {
+        return Err(Error::RequestIdReused(waiting.request.request_id.clone()));
+    }
+    let (Some(head), Some(samples), Some(rounds)) = (facts.head, facts.sample_ids, facts.round_ids) else {
+        return Err(Error::internal("a lease without its batch"));
+    };
+    let rows = sqlx::query_as!(
+        QueryRow,
+        r#"SELECT m.name AS sample, m.image_keys, m.question, m.choices, i.rank, r.number AS round, i.arm, i.propensity,
+               i.entropy, i.margin, i.value, i.coverage_gain, i.prelabel, v.number AS version
+           FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS q(sample, round, n)
+           JOIN samples m ON m.id = q.sample
+           JOIN plan_items i ON i.round_id = q.round AND i.sample_id = q.sample
+           JOIN rounds r ON r.id = q.round
+           JOIN versions v ON v.id = i.version_id
+           ORDER BY q.n"#,
+        &samples,
+        &rounds
+    )
+    .fetch_all(conn)
+    .await?;
+    let queries = rows.into_iter().map(|row| row.into_query(pool)).collect::<Result<_>>()?;
+    Ok(Batch { queries, ..head.0 })
+}
+
+impl Facts {
+    /// What the newest round's plan rests on.
+    pub(super) fn fallback(&self) -> Result<Fallback> {
+        self.fallback.as_deref().map_or(Ok(Fallback::None), text::parse)
+    }
+
+    /// The newest round's number, 0 where there is none.
+    pub(super) fn round(&self) -> i64 {
+        self.round.unwrap_or(0)
+    }
+
+    /// The serving version's number.
+    pub(super) fn serving(&self) -> i64 {
+        self.serving
+    }
+
+    /// Queries this annotator holds.
+    pub(super) fn held(&self) -> i64 {
+        self.held
+    }
+
+    /// Answers the pool may still take beyond those that are out, where the policy bounds them.
+    pub(super) fn room(&self, pool: &Pool) -> Option<i64> {
+        pool.policy.label_budget.map(|budget| budget as i64 - self.label_count - self.out)
+    }
+}

@@ -1,0 +1,190 @@
+//! Leases after they were granted: renewed, released, run out, listed.
+
+use super::{Store, micros};
+use crate::domain::{Error, Lease, LeaseId, PoolId, Result, Time};
+use sqlx::PgConnection;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Places returned to the plan at once; the rest follow with the next claim.
+const SWEEP: i64 = 5_000;
+
+/// A lease that has neither run out nor been given back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveLease {
+    /// Its id, token and expiry.
+    pub lease: Lease,
+    /// Who holds it.
+    pub annotator: String,
+    /// Queries still out under it.
+    pub held: u64,
+    /// How often it was renewed.
+    pub renewals: u32,
+    /// When it was granted.
+    pub created_at: Time,
+}
+
+/// Returns places whose lease has run out to the plan, at their rank; drops those of samples that want no more labels.
+pub(super) async fn sweep(conn: &mut PgConnection, pool: PoolId, now: Time) -> Result<()> {
+    sqlx::query!(
+        "WITH due AS (
+             SELECT t.sample_id, t.slot FROM slots t
+             WHERE t.pool_id = $1 AND t.state = 'PLANNED' AND t.available_at > '-infinity' AND t.available_at <= $2
+             ORDER BY t.sample_id, t.slot LIMIT $3 FOR UPDATE SKIP LOCKED),
+         judged AS (SELECT d.*, s.state = 'UNLABELLED' AS wanted FROM due d JOIN samples s ON s.id = d.sample_id),
+         dropped AS (DELETE FROM slots t USING judged j
+                     WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND NOT j.wanted)
+         UPDATE slots t SET available_at = '-infinity', lease_id = NULL FROM judged j
+         WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND j.wanted",
+        pool.0,
+        now,
+        SWEEP
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Locks a live lease and its places and gives its samples, renewals and expiry.
+///
+/// Places come before leases in the order of locks, as in `record`.
+async fn lock(
+    conn: &mut PgConnection,
+    pool: PoolId,
+    id: LeaseId,
+    token: Uuid,
+    now: Time,
+) -> Result<(Vec<Uuid>, i32, Time)> {
+    sqlx::query!(
+        "SELECT 1 AS one FROM slots WHERE sample_id = ANY((SELECT sample_ids FROM leases WHERE pool_id = $1 AND id = $2)::uuid[])
+         AND lease_id = $2 AND state = 'PLANNED' ORDER BY sample_id, slot FOR UPDATE",
+        pool.0,
+        id.0
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let row = sqlx::query!(
+        "SELECT token, expires_at, released_at, renewals, sample_ids FROM leases
+         WHERE pool_id = $1 AND id = $2 FOR NO KEY UPDATE",
+        pool.0,
+        id.0
+    )
+    .fetch_optional(conn)
+    .await?;
+    let row = row.ok_or_else(|| Error::NotFound { kind: "Lease", name: format!("leases/{id}") })?;
+    if row.token != token {
+        return Err(Error::LeaseLost(format!(
+            "the token is not that of lease {id}: send the one that came with it"
+        )));
+    }
+    if row.released_at.is_some() {
+        return Err(Error::LeaseLost(format!("lease {id} was released: ask for a new batch")));
+    }
+    if row.expires_at <= now {
+        let text = format!("lease {id} ran out at {}: ask for a new batch", row.expires_at.to_rfc3339());
+        return Err(Error::LeaseLost(text));
+    }
+    Ok((row.sample_ids, row.renewals, row.expires_at))
+}
+
+impl Store {
+    /// Holds what is still out under a lease until `ttl` from now; never shortens it.
+    pub async fn renew_lease(
+        &self,
+        pool: PoolId,
+        id: LeaseId,
+        token: Uuid,
+        ttl: Duration,
+        now: Time,
+    ) -> Result<Lease> {
+        let now = micros(now);
+        let max_renewals = self.pool_by_id(pool).await?.policy.max_renewals;
+        let mut tx = self.pool.begin().await?;
+        let (samples, renewals, expires_at) = lock(&mut tx, pool, id, token, now).await?;
+        if i64::from(renewals) >= i64::from(max_renewals) {
+            let text = format!(
+                "lease {id} was renewed {renewals} times, all that the policy allows: ask for a new batch"
+            );
+            return Err(Error::LeaseLost(text));
+        }
+        let until = (now + chrono::TimeDelta::from_std(ttl).map_err(Error::internal)?).max(expires_at);
+        sqlx::query!("UPDATE leases SET expires_at = $2, renewals = renewals + 1 WHERE id = $1", id.0, until)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query!(
+            "UPDATE slots SET available_at = $3 WHERE sample_id = ANY($1) AND lease_id = $2 AND state = 'PLANNED'",
+            &samples,
+            id.0,
+            until
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(Lease { id, token, expires_at: until })
+    }
+
+    /// Returns queries to the plan: those of `samples`, or all where it is empty. Answers how many.
+    pub async fn release_lease(
+        &self,
+        pool: PoolId,
+        id: LeaseId,
+        token: Uuid,
+        samples: &[String],
+        now: Time,
+    ) -> Result<u64> {
+        let now = micros(now);
+        let mut tx = self.pool.begin().await?;
+        let (mine, ..) = lock(&mut tx, pool, id, token, now).await?;
+        let freed = sqlx::query!(
+            "WITH mine AS (
+                 SELECT t.sample_id, t.slot FROM slots t
+                 WHERE t.sample_id = ANY($1) AND t.lease_id = $2 AND t.state = 'PLANNED'
+                 AND ($4 OR (SELECT s.name = ANY($3) FROM samples s WHERE s.id = t.sample_id))),
+             judged AS (SELECT d.*, s.state = 'UNLABELLED' AS wanted FROM mine d JOIN samples s ON s.id = d.sample_id),
+             dropped AS (DELETE FROM slots t USING judged j
+                         WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND NOT j.wanted),
+             freed AS (UPDATE slots t SET available_at = '-infinity', lease_id = NULL FROM judged j
+                       WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND j.wanted)
+             UPDATE leases SET held = held - n, released_at = CASE WHEN held - n = 0 THEN $5::timestamptz END
+             FROM (SELECT count(*)::integer AS n FROM mine) c WHERE id = $2 RETURNING n",
+            &mine,
+            id.0,
+            samples,
+            samples.is_empty(),
+            now
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(freed.n.unwrap_or(0) as u64)
+    }
+
+    /// Live leases in the order they were granted, those after `after`.
+    pub async fn list_leases(
+        &self,
+        pool: PoolId,
+        after: Option<LeaseId>,
+        limit: usize,
+        now: Time,
+    ) -> Result<Vec<LiveLease>> {
+        let rows = sqlx::query!(
+            "SELECT id, token, expires_at, annotator, held, renewals, created_at FROM leases
+             WHERE pool_id = $1 AND id > $2 AND held > 0 AND released_at IS NULL AND expires_at > $3
+             ORDER BY id LIMIT $4",
+            pool.0,
+            after.map_or(Uuid::nil(), Uuid::from),
+            micros(now),
+            limit as i64
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let live = rows.into_iter().map(|r| LiveLease {
+            lease: Lease { id: LeaseId(r.id), token: r.token, expires_at: r.expires_at },
+            annotator: r.annotator,
+            held: r.held.max(0) as u64,
+            renewals: r.renewals.max(0) as u32,
+            created_at: r.created_at,
+        });
+        Ok(live.collect())
+    }
+}

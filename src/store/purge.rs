@@ -1,0 +1,48 @@
+//! Purging a deleted pool, in batches that lock little and can be taken up again after any crash.
+//!
+//! Images and weights stay: blobs are addressed by content and may be another pool's too.
+
+use super::{Store, jobs, micros};
+use crate::domain::{Job, Result, Time};
+
+impl Store {
+    /// Deletes up to `batch` samples with all that hangs on them; true once the pool itself, and with it this job, is
+    /// gone: there is nothing to complete then.
+    pub async fn purge_pool(&self, job: &Job, batch: i64, now: Time) -> Result<bool> {
+        let pool = job.pool_id.0;
+        let mut tx = self.pool.begin().await?;
+        jobs::fence(&mut tx, job).await?;
+        sqlx::query!("UPDATE jobs SET heartbeat_at = $2 WHERE id = $1", job.id.0, micros(now))
+            .execute(&mut *tx)
+            .await?;
+        let labels = sqlx::query!(
+            "DELETE FROM labels WHERE id IN (SELECT id FROM labels WHERE pool_id = $1 ORDER BY id LIMIT $2)",
+            pool,
+            batch
+        );
+        let labels = labels.execute(&mut *tx).await?.rows_affected();
+        if labels > 0 {
+            tx.commit().await?;
+            return Ok(false);
+        }
+        // Takes places, scores, plan items and skips along.
+        let samples = sqlx::query!(
+            "DELETE FROM samples WHERE id IN (SELECT id FROM samples WHERE pool_id = $1 ORDER BY id LIMIT $2)",
+            pool,
+            batch
+        );
+        if samples.execute(&mut *tx).await?.rows_affected() > 0 {
+            tx.commit().await?;
+            return Ok(false);
+        }
+        sqlx::query!("DELETE FROM slots WHERE pool_id = $1", pool).execute(&mut *tx).await?;
+        sqlx::query!("DELETE FROM leases WHERE pool_id = $1", pool).execute(&mut *tx).await?;
+        sqlx::query!("DELETE FROM submissions WHERE pool_id = $1", pool).execute(&mut *tx).await?;
+        sqlx::query!("DELETE FROM jobs WHERE pool_id = $1", pool).execute(&mut *tx).await?;
+        sqlx::query!("DELETE FROM rounds WHERE pool_id = $1", pool).execute(&mut *tx).await?;
+        sqlx::query!("DELETE FROM versions WHERE pool_id = $1", pool).execute(&mut *tx).await?;
+        sqlx::query!("DELETE FROM pools WHERE id = $1", pool).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,403 @@
+//! Taking labels: every one judged by itself, all written in one transaction, acknowledged once committed.
+//!
+//! The samples are locked in the order of their ids, so two submissions that meet at a sample see each other's
+//! votes; the pool's row comes last and is held shortly. Statements are set-based: a hundred labels cost a dozen.
+
+use super::{
+    Store,
+    error::is_unique_violation,
+    micros,
+    place::{Desk, Place, Slot},
+    record_write::{Changes, NewRow},
+    rounds, text, training,
+};
+use crate::domain::{
+    Content, Error, LabelId, LeaseId, NewLabel, Policy, Pool, PoolState, Result, RoundState, SampleId,
+    SampleState, Time, Verdict, VerdictCode, label,
+};
+use sqlx::{PgConnection, types::Json};
+use std::collections::{BTreeMap, HashMap};
+use uuid::Uuid;
+
+/// A label on its way in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelInsert {
+    /// What is said.
+    pub label: NewLabel,
+    /// sha256 of its meaning.
+    pub fingerprint: [u8; 32],
+    /// What is wrong with it by itself; such a label is answered `INVALID` and not stored.
+    pub invalid: Option<String>,
+}
+
+/// Labels handed in together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// Name of the pool.
+    pub pool: String,
+    /// The same id replays the first answer.
+    pub request_id: String,
+    /// sha256 of the request's meaning.
+    pub fingerprint: [u8; 32],
+    /// Lease they were asked under, with its token; pipelines leave it out.
+    pub lease: Option<(LeaseId, Uuid)>,
+    /// Who labelled.
+    pub annotator: String,
+    /// What is said.
+    pub labels: Vec<LabelInsert>,
+}
+
+impl Store {
+    /// Takes labels and says of each what became of it; begins the training they make due.
+    pub async fn record_labels(&self, submission: &Submission, now: Time) -> Result<Vec<Verdict>> {
+        let now = micros(now);
+        let mut last = self.try_record(submission, now).await;
+        for _ in 0..2 {
+            // Somebody used one of the ids between our look and our write: now it can be seen.
+            match last {
+                Err(e) if is_unique_violation(&e) => last = self.try_record(submission, now).await,
+                other => return other,
+            }
+        }
+        last
+    }
+
+    async fn try_record(&self, submission: &Submission, now: Time) -> Result<Vec<Verdict>> {
+        let pool = self.pool(&submission.pool).await?;
+        let mut tx = self.pool.begin().await?;
+        if let Some(verdicts) = replay(&mut tx, &pool, submission).await? {
+            return Ok(verdicts);
+        }
+        if pool.state == PoolState::Deleting {
+            return Err(Error::NotReady(format!(
+                "pool pools/{} is being deleted: use another pool",
+                pool.name
+            )));
+        }
+        let late = check_lease(&mut tx, &pool, submission, now).await?;
+        let mut desks = lock_samples(&mut tx, &pool, submission).await?;
+        let known = known_labels(&mut tx, &pool, submission).await?;
+        let mut judge = Judge {
+            annotator: &submission.annotator,
+            policy: &pool.policy,
+            now,
+            late,
+            known,
+            changes: Changes::default(),
+        };
+        let verdicts: Vec<Verdict> =
+            submission.labels.iter().map(|one| judge.judge(one, &mut desks)).collect();
+        let mut changes = judge.changes;
+        changes.settle(desks.values().map(|entry| &entry.desk));
+        let answers = changes.answers();
+        changes.write(&mut tx, &pool, submission, now).await?;
+        if changes.stored() {
+            count(&mut tx, &pool, answers, now).await?;
+        }
+        sqlx::query!(
+            "INSERT INTO submissions (pool_id, request_id, fingerprint, reply, created_at) VALUES ($1, $2, $3, $4, $5)",
+            pool.id.0,
+            submission.request_id,
+            submission.fingerprint.as_slice(),
+            Json(&verdicts) as _,
+            now
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(verdicts)
+    }
+}
+
+/// A sample of the submission under its lock.
+struct Entry {
+    desk: Desk,
+    /// Whether it may be labelled at all: validation and test samples may not.
+    open: bool,
+}
+
+/// Judges labels one after the other, each seeing what those before it changed.
+struct Judge<'a> {
+    annotator: &'a str,
+    policy: &'a Policy,
+    now: Time,
+    /// Whether the submission's lease has run out or was released.
+    late: bool,
+    /// Labels stored before (or earlier in this submission), by the client's id.
+    known: HashMap<String, (LabelId, Vec<u8>)>,
+    changes: Changes,
+}
+
+impl Judge<'_> {
+    fn judge(&mut self, one: &LabelInsert, desks: &mut BTreeMap<String, Entry>) -> Verdict {
+        let verdict = |code, label, reason: String| Verdict {
+            client_label_id: one.label.client_label_id.clone(),
+            code,
+            label,
+            reason,
+        };
+        if let Some(reason) = &one.invalid {
+            return verdict(VerdictCode::Invalid, None, reason.clone());
+        }
+        if let Some((id, fingerprint)) = self.known.get(&one.label.client_label_id) {
+            return if *fingerprint == one.fingerprint {
+                verdict(VerdictCode::Duplicate, Some(*id), "stored before".to_owned())
+            } else {
+                let text = "client_label_id stands for another label: choose a fresh one".to_owned();
+                verdict(VerdictCode::Conflict, Some(*id), text)
+            };
+        }
+        let Some(entry) = desks.get_mut(&one.label.sample) else {
+            let text = format!("sample {:?} does not exist in this pool", one.label.sample);
+            return verdict(VerdictCode::Invalid, None, text);
+        };
+        if !entry.open {
+            let text =
+                "a sample of the validation or test split takes no labels: it has its reference answer";
+            return verdict(VerdictCode::Invalid, None, text.to_owned());
+        }
+        let id = LabelId::new();
+        let judged = match &one.label.content {
+            Content::Answer(answer) => self.answer(id, &label::normalise(&answer.text), &mut entry.desk),
+            Content::Skip(reason) => Ok(self.skip(reason, &mut entry.desk)),
+            Content::Reject(_) => self.reject(&mut entry.desk),
+        };
+        match judged {
+            Err(reason) => verdict(VerdictCode::OverlapFull, None, reason),
+            Ok((code, slot)) => {
+                self.known.insert(one.label.client_label_id.clone(), (id, one.fingerprint.to_vec()));
+                self.changes.labels.push(NewRow {
+                    id,
+                    sample: entry.desk.id,
+                    insert: one.clone(),
+                    arm: slot,
+                });
+                verdict(code, Some(id), String::new())
+            }
+        }
+    }
+
+    fn answer(&mut self, id: LabelId, normalised: &str, desk: &mut Desk) -> Judged {
+        let (number, late) = match desk.place(self.annotator, self.policy.max_labels, self.now) {
+            Place::Full(reason) => return Err(reason),
+            Place::New(number) => {
+                self.changes.added.push((desk.id, number, id));
+                (number, false)
+            }
+            Place::Slot { number, late } => {
+                self.changes.taken.push((desk.id, number, id));
+                (number, late)
+            }
+        };
+        let slot = desk.slots.iter().find(|s| s.number == number);
+        let arm = slot.and_then(|s| s.arm);
+        let on_time = slot.and_then(|s| s.lease.as_ref()).is_some_and(|(_, _, until)| *until > self.now);
+        if let Some((lease, _, _)) = slot.and_then(|s| s.lease.as_ref()) {
+            self.changes.less(*lease);
+        }
+        desk.take(number, self.annotator, normalised, self.policy);
+        let late = late || (self.late && !on_time);
+        Ok((if late { VerdictCode::LeaseExpiredAccepted } else { VerdictCode::Accepted }, arm))
+    }
+
+    /// Gives the place back, to others: this annotator will not see the sample again.
+    fn skip(&mut self, reason: &str, desk: &mut Desk) -> (VerdictCode, Option<crate::domain::Arm>) {
+        self.changes.skipped.push((desk.id, reason.to_owned()));
+        let own = |s: &&mut Slot| {
+            s.labelled_by.is_none() && s.lease.as_ref().is_some_and(|(_, holder, _)| holder == self.annotator)
+        };
+        let mut late = self.late;
+        let mut arm = None;
+        if let Some(slot) = desk.slots.iter_mut().find(own)
+            && let Some((lease, _, until)) = slot.lease.take()
+        {
+            late = until <= self.now;
+            arm = slot.arm;
+            self.changes.freed.push((desk.id, slot.number));
+            self.changes.less(lease);
+        }
+        (if late { VerdictCode::LeaseExpiredAccepted } else { VerdictCode::Accepted }, arm)
+    }
+
+    /// Takes the sample out of the pool, and out of the hands of those who hold it.
+    fn reject(&mut self, desk: &mut Desk) -> Judged {
+        if desk.state != SampleState::Unlabelled {
+            return Err("the sample has its labels, or was rejected before".to_owned());
+        }
+        desk.state = SampleState::Rejected;
+        let mut late = self.late;
+        let mut arm = None;
+        for slot in desk.slots.iter().filter(|s| s.labelled_by.is_none()) {
+            let Some((lease, holder, until)) = &slot.lease else { continue };
+            if holder == self.annotator {
+                late = *until <= self.now;
+                arm = slot.arm;
+            }
+            self.changes.less(*lease);
+        }
+        desk.slots.retain(|s| s.labelled_by.is_some());
+        Ok((if late { VerdictCode::LeaseExpiredAccepted } else { VerdictCode::Accepted }, arm))
+    }
+}
+
+/// The verdict and why the sample was planned, or why there is no place.
+type Judged = Result<(VerdictCode, Option<crate::domain::Arm>), String>;
+
+async fn replay(
+    conn: &mut PgConnection,
+    pool: &Pool,
+    submission: &Submission,
+) -> Result<Option<Vec<Verdict>>> {
+    let row = sqlx::query!(
+        r#"SELECT fingerprint, reply AS "reply: Json<Vec<Verdict>>" FROM submissions
+           WHERE pool_id = $1 AND request_id = $2"#,
+        pool.id.0,
+        submission.request_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    match row {
+        None => Ok(None),
+        Some(row) if row.fingerprint == submission.fingerprint => Ok(Some(row.reply.0)),
+        Some(_) => Err(Error::RequestIdReused(submission.request_id.clone())),
+    }
+}
+
+/// Whether the submission's lease is over; an error where it is not this annotator's.
+async fn check_lease(
+    conn: &mut PgConnection,
+    pool: &Pool,
+    submission: &Submission,
+    now: Time,
+) -> Result<bool> {
+    let Some((id, token)) = submission.lease else { return Ok(false) };
+    let row = sqlx::query!(
+        "SELECT token, annotator, expires_at, released_at FROM leases WHERE pool_id = $1 AND id = $2",
+        pool.id.0,
+        id.0
+    )
+    .fetch_optional(conn)
+    .await?;
+    let row = row.ok_or_else(|| Error::NotFound { kind: "Lease", name: format!("leases/{id}") })?;
+    if row.token != token {
+        return Err(Error::LeaseLost(format!(
+            "the token is not that of lease {id}: send the one that came with it"
+        )));
+    }
+    if row.annotator != submission.annotator {
+        let text =
+            format!("lease {id} is held by {:?}: submit in that name, or without the lease", row.annotator);
+        return Err(Error::invalid("annotator", text));
+    }
+    Ok(row.expires_at <= now || row.released_at.is_some())
+}
+
+/// Locks the submission's samples in the order of their ids, then their places, and reads both.
+async fn lock_samples(
+    conn: &mut PgConnection,
+    pool: &Pool,
+    submission: &Submission,
+) -> Result<BTreeMap<String, Entry>> {
+    let valid = submission.labels.iter().filter(|one| one.invalid.is_none());
+    let mut names: Vec<String> = valid.map(|one| one.label.sample.clone()).collect();
+    names.sort();
+    names.dedup();
+    let rows = sqlx::query!(
+        "SELECT id, name, split, state FROM samples WHERE pool_id = $1 AND name = ANY($2)
+         ORDER BY id FOR NO KEY UPDATE",
+        pool.id.0,
+        &names
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let ids: Vec<Uuid> = rows.iter().map(|r| r.id).collect();
+    let mut slots: HashMap<Uuid, Vec<Slot>> = HashMap::new();
+    let places = sqlx::query!(
+        r#"SELECT t.sample_id, t.slot, t.annotator, t.available_at > '-infinity' AS "leased!", t.lease_id,
+               CASE WHEN t.available_at > '-infinity' THEN t.available_at END AS until,
+               (SELECT l.annotator FROM leases l WHERE l.id = t.lease_id) AS holder,
+               (SELECT i.arm FROM plan_items i WHERE i.round_id = t.round_id AND i.sample_id = t.sample_id) AS arm
+           FROM slots t WHERE t.sample_id = ANY($1) ORDER BY t.sample_id, t.slot FOR UPDATE OF t"#,
+        &ids
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    for p in places {
+        let lease = match (p.lease_id, p.holder, p.until) {
+            (Some(id), Some(holder), Some(until)) if p.leased => Some((LeaseId(id), holder, until)),
+            _ => None,
+        };
+        let arm = p.arm.as_deref().map(text::parse).transpose()?;
+        let slot = Slot { number: p.slot, labelled_by: p.annotator, lease, arm };
+        slots.entry(p.sample_id).or_default().push(slot);
+    }
+    // With one label per sample the first vote settles it, and there are none before it.
+    let mut votes: HashMap<Uuid, HashMap<String, u32>> = HashMap::new();
+    if pool.policy.max_labels > 1 {
+        let rows = sqlx::query!(
+            r#"SELECT sample_id, normalised AS "normalised!", count(*) AS "count!" FROM labels
+               WHERE sample_id = ANY($1) AND kind = 'ANSWER' AND normalised IS NOT NULL GROUP BY 1, 2"#,
+            &ids
+        )
+        .fetch_all(conn)
+        .await?;
+        for row in rows {
+            votes.entry(row.sample_id).or_default().insert(row.normalised, row.count as u32);
+        }
+    }
+    rows.into_iter()
+        .map(|r| {
+            let desk = Desk {
+                id: SampleId(r.id),
+                state: text::parse(&r.state)?,
+                slots: slots.remove(&r.id).unwrap_or_default(),
+                votes: votes.remove(&r.id).unwrap_or_default(),
+            };
+            Ok((r.name, Entry { desk, open: r.split == "POOL" }))
+        })
+        .collect()
+}
+
+async fn known_labels(
+    conn: &mut PgConnection,
+    pool: &Pool,
+    submission: &Submission,
+) -> Result<HashMap<String, (LabelId, Vec<u8>)>> {
+    let ids: Vec<String> = submission.labels.iter().map(|one| one.label.client_label_id.clone()).collect();
+    let rows = sqlx::query!(
+        "SELECT client_label_id, id, fingerprint FROM labels WHERE pool_id = $1 AND client_label_id = ANY($2)",
+        pool.id.0,
+        &ids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|r| (r.client_label_id, (LabelId(r.id), r.fingerprint))).collect())
+}
+
+/// Counts the answers for the pool and the round that takes labels, and begins the training they make due.
+async fn count(conn: &mut PgConnection, pool: &Pool, answers: i64, now: Time) -> Result<()> {
+    let row = sqlx::query!(
+        r#"UPDATE pools SET label_count = label_count + $2, revision = revision + 1 WHERE id = $1
+           RETURNING revision, policy AS "policy: Json<Policy>", pg_notify('pool_changed', id::text) IS NULL AS notified"#,
+        pool.id.0,
+        answers
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    let Some(mut round) = rounds::newest(&mut *conn, pool.id).await? else { return Ok(()) };
+    // Answers that come while a training runs count for the round after it, which adds them when it opens.
+    if !rounds::is_live(round.state) || round.state == RoundState::Training || answers == 0 {
+        return Ok(());
+    }
+    sqlx::query!(
+        "UPDATE rounds SET label_count = label_count + $2, revision = $3 WHERE id = $1",
+        round.id.0,
+        answers,
+        row.revision
+    )
+    .execute(&mut *conn)
+    .await?;
+    round.label_count += answers;
+    training::begin_if_due(conn, pool.id, &row.policy, &round, now).await?;
+    Ok(())
+}
