@@ -1,6 +1,6 @@
 //! Which samples to have labelled next: pure selection over slices.
 //!
-//! Owns the acquisition strategies and the round's [`plan`]. Slices go in, indices come out; everywhere a higher
+//! Owns the acquisition strategies and the round's [`plan()`]. Slices go in, indices come out; everywhere a higher
 //! value is more wanted and ties are broken by the rng that is passed in, so equal inputs and an equal seed give
 //! an equal plan, on every machine.
 //! Invariant: a non-finite score never selects or hides a sample, it is an error that names the sample.
