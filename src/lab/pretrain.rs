@@ -15,7 +15,7 @@ use tokenizers::Tokenizer;
 
 use super::digit_boards::DigitBoards;
 use super::digits::Split;
-use super::lesson::{direct_target, lesson};
+use super::lesson::{TALKS_FROM, Turn, lesson, talk};
 use super::render::LATTICE;
 use super::sample::Sample;
 use super::tokenizer as toy;
@@ -166,33 +166,43 @@ impl ToyText {
         question: &str,
         target: Option<&str>,
     ) -> Example {
-        let picture = "<image>".repeat(LATTICE * LATTICE);
-        let prompt = format!(
-            "<|im_start|>User:<fake_token_around_image><global-img>{picture}<fake_token_around_image>\
-             {question}<end_of_utterance>\nAssistant:"
-        );
-        let mut tokens = self.ids(&prompt);
-        let learn_from = tokens.len();
         match target {
-            Some(target) => tokens.extend(self.ids(&format!("{target}<end_of_utterance>"))),
-            None => tokens.extend(self.ids(direct_target("").trim_end())),
+            Some(target) => {
+                let turn = Turn { question: question.to_owned(), target: target.to_owned() };
+                self.talk(canvas, captions, &[turn])
+            }
+            None => {
+                let mut example = self.talk(canvas, captions, &[]);
+                example.tokens.extend(self.ids(&format!("{question}<end_of_utterance>\nAssistant: Answer:")));
+                example
+            }
+        }
+    }
+
+    /// A picture and the questions about it, one after the other as in a chat.
+    fn talk(&self, canvas: &[u8], captions: &[String], turns: &[Turn]) -> Example {
+        let picture = "<image>".repeat(LATTICE * LATTICE);
+        let picture = format!(
+            "<|im_start|>User:<fake_token_around_image><global-img>{picture}<fake_token_around_image>"
+        );
+        let (mut tokens, mut learn) = (self.ids(&picture), Vec::new());
+        for (index, Turn { question, target }) in turns.iter().enumerate() {
+            let opening = if index == 0 { "" } else { "\n<|im_start|>User: " };
+            tokens.extend(self.ids(&format!("{opening}{question}<end_of_utterance>\nAssistant:")));
+            let start = tokens.len();
+            tokens.extend(self.ids(&format!("{target}<end_of_utterance>")));
+            learn.push(start..tokens.len());
         }
         let words = |caption: &String| caption.split(' ').map(|word| self.word(word)).collect();
-        Example {
-            pixels: normalised(canvas),
-            tokens,
-            learn_from,
-            captions: captions.iter().map(words).collect(),
-        }
+        Example { pixels: normalised(canvas), tokens, learn, captions: captions.iter().map(words).collect() }
     }
 
     fn batch(&self, digits: &DigitBoards, seed: u64, step: usize, size: usize) -> Vec<Example> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(1000 + step as u64);
         let one = |_| {
-            let lesson = lesson(digits, &mut rng);
-            let canvas = lesson.scene.canvas.pixels();
-            self.example(canvas, &lesson.scene.captions, &lesson.question, Some(&lesson.target))
+            let lesson = if step < TALKS_FROM { lesson(digits, &mut rng) } else { talk(digits, &mut rng) };
+            self.talk(lesson.scene.canvas.pixels(), &lesson.scene.captions, &lesson.turns)
         };
         (0..size).map(one).collect()
     }
@@ -310,7 +320,7 @@ mod tests {
         let text = ToyText::new(toy::train(0).unwrap());
         let canvas = Canvas::filled([0; 3]);
         let example = text.example(canvas.pixels(), &["empty".into()], "Why?", Some(" Answer: 7"));
-        let ids: Vec<u32> = example.tokens[example.learn_from..].iter().map(|id| *id as u32).collect();
+        let ids: Vec<u32> = example.tokens[example.learn[0].clone()].iter().map(|id| *id as u32).collect();
         assert_eq!(text.tokenizer.decode(&ids, false).unwrap(), " Answer: 7<end_of_utterance>");
         assert_eq!(example.tokens.iter().filter(|id| **id == 4).count(), 16);
     }
@@ -329,7 +339,7 @@ mod tests {
                 text.example(canvas.as_raw(), &sample.cell_captions, &sample.question, Some(" Answer: 1"));
             assert_eq!(
                 processor.prompt_ids(&sample.question, seen.tiles).unwrap(),
-                example.tokens[..example.learn_from]
+                example.tokens[..example.learn[0].start]
             );
             assert_eq!(seen.data.len(), example.pixels.len());
             assert!(seen.data.iter().zip(&example.pixels).all(|(a, b)| (a - b).abs() < 1e-6));

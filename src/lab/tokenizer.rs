@@ -74,7 +74,7 @@ fn corpus(seed: u64) -> Vec<String> {
     let mut lines = Vec::new();
     for _ in 0..400 {
         let lesson = lesson(&digits, &mut rng);
-        lines.push(format!("{}{}", lesson.question, lesson.target));
+        lines.extend(lesson.turns.iter().map(|turn| format!("{}{}", turn.question, turn.target)));
     }
     // Also the wording of what labels teach: a tokenizer meets all words of its language.
     for turn in 0..300 {

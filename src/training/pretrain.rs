@@ -5,6 +5,7 @@
 //! across a checkpoint. Deliberately absent: what is taught (`lab::lesson`) and fine-tuning on labels, which
 //! is the engine's.
 
+use std::ops::Range;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor, no_grad};
@@ -19,8 +20,8 @@ pub struct Example {
     pub pixels: Vec<f32>,
     /// Prompt and target as token ids.
     pub tokens: Vec<i64>,
-    /// The first token that is to be learnt; all before it is the prompt.
-    pub learn_from: usize,
+    /// The stretches of tokens that are to be learnt: the replies.
+    pub learn: Vec<Range<usize>>,
     /// For each visual token the ids of the words that describe its cell.
     pub captions: Vec<Vec<i64>>,
 }
@@ -266,7 +267,7 @@ fn right_padded(rows: &[&[i64]]) -> (Tensor, Tensor) {
 fn learnt(batch: &[Example], length: i64) -> (Tensor, Tensor) {
     let (mut places, mut targets) = (Vec::new(), Vec::new());
     for (row, example) in batch.iter().enumerate() {
-        for at in example.learn_from..example.tokens.len() {
+        for at in example.learn.iter().flat_map(Clone::clone) {
             places.push(row as i64 * length + at as i64 - 1);
             targets.push(example.tokens[at]);
         }
@@ -298,7 +299,7 @@ mod tests {
         let example = |shade: f32, answer: i64| Example {
             pixels: vec![shade; 3 * 32 * 32],
             tokens: vec![1, IMAGE, IMAGE, IMAGE, IMAGE, 6, answer, 2],
-            learn_from: 6,
+            learn: std::iter::once(6..8).collect(),
             captions: vec![vec![answer], vec![9], vec![answer, 12], vec![9]],
         };
         vec![example(-1.0, 20), example(1.0, 21)]
