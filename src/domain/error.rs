@@ -53,7 +53,9 @@ pub enum Error {
     #[error("{0}")]
     NotReady(String),
     /// The resource changed since the client read it.
-    #[error("{name} has changed since it was read (etag {expected} is not its present one): read it again, then repeat")]
+    #[error(
+        "{name} has changed since it was read (etag {expected} is not its present one): read it again, then repeat"
+    )]
     EtagMismatch {
         /// Resource name.
         name: String,

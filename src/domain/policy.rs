@@ -161,18 +161,30 @@ impl Policy {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         check((1..=1_000_000).contains(&self.labels_per_round), "labels_per_round", "must be 1 to 1,000,000");
         check((0.0..=10.0).contains(&self.spare_share), "spare_share", "must be 0 to 10");
-        check((0.1..=1.0).contains(&self.control_share), "control_share", "must be 0.1 to 1: the random slice is what every figure rests on");
+        check(
+            (0.1..=1.0).contains(&self.control_share),
+            "control_share",
+            "must be 0.1 to 1: the random slice is what every figure rests on",
+        );
         check((1..=32).contains(&self.max_labels), "max_labels", "must be 1 to 32");
         check((1..=self.max_labels.max(1)).contains(&self.quorum), "quorum", "must be 1 to max_labels");
         check(self.lease_ttl >= Duration::from_secs(1), "lease_ttl", "must be at least one second");
         check(self.max_held >= 1, "max_held", "must be at least 1");
         check(self.label_budget != Some(0), "label_budget", "must be at least 1; leave it out for no bound");
-        check(self.train_after.is_none_or(|d| d >= Duration::from_secs(1)), "train_after", "must be at least one second");
+        check(
+            self.train_after.is_none_or(|d| d >= Duration::from_secs(1)),
+            "train_after",
+            "must be at least one second",
+        );
         let t = &self.training;
         check((1..=1024).contains(&t.lora_rank), "training.lora_rank", "must be 1 to 1024");
         check(positive(t.lora_alpha), "training.lora_alpha", "must be above 0");
         check((0.0..1.0).contains(&t.lora_dropout), "training.lora_dropout", "must be in [0, 1)");
-        check(positive(t.learning_rate) && t.learning_rate <= 1.0, "training.learning_rate", "must be above 0, at most 1");
+        check(
+            positive(t.learning_rate) && t.learning_rate <= 1.0,
+            "training.learning_rate",
+            "must be above 0, at most 1",
+        );
         check((1..=4096).contains(&t.batch_size), "training.batch_size", "must be 1 to 4096");
         check((1..=10_000).contains(&t.epochs), "training.epochs", "must be 1 to 10,000");
         check(t.min_steps >= 1 && t.min_steps <= t.max_steps, "training.min_steps", "must be 1 to max_steps");
@@ -188,7 +200,8 @@ impl Policy {
             return false;
         }
         let waited = (now - last_training).to_std().unwrap_or_default();
-        round_labels >= u64::from(self.labels_per_round) || self.train_after.is_some_and(|after| waited >= after)
+        round_labels >= u64::from(self.labels_per_round)
+            || self.train_after.is_some_and(|after| waited >= after)
     }
 
     /// Optimiser steps for `labels` labels: whole epochs, within the bounds.
@@ -218,7 +231,8 @@ mod tests {
 
     #[test]
     fn training_is_due_by_count_or_by_time_but_never_without_labels() {
-        let policy = Policy { labels_per_round: 10, train_after: Some(Duration::from_secs(60)), ..Policy::default() };
+        let policy =
+            Policy { labels_per_round: 10, train_after: Some(Duration::from_secs(60)), ..Policy::default() };
         let start = Time::UNIX_EPOCH;
         let later = start + Duration::from_secs(61);
         assert!(policy.training_due(10, start, start));

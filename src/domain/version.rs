@@ -76,7 +76,8 @@ impl Gate {
     /// Without validation samples there is nothing to compare: the candidate passes, and the reason says so.
     pub fn judge(&self, candidate: Option<&Evaluation>, serving: Option<&Evaluation>) -> GateVerdict {
         let (Some(new), Some(old)) = (candidate, serving) else {
-            let reason = "no validation samples: promoted unproven; add samples with split VALIDATION".to_owned();
+            let reason =
+                "no validation samples: promoted unproven; add samples with split VALIDATION".to_owned();
             return GateVerdict { passed: true, reasons: vec![reason] };
         };
         let accuracy_ok = new.accuracy >= old.accuracy - self.max_accuracy_drop;

@@ -122,15 +122,17 @@ impl Store {
         rows.into_iter().map(LabelRow::into_label).collect()
     }
 
-    /// Every answer of the pool, gathered by sample; rejected samples are left out.
-    pub async fn training_set(&self, pool: PoolId) -> Result<TrainingSet> {
+    /// Every answer of the pool up to `until`, gathered by sample; rejected samples are left out.
+    pub async fn training_set(&self, pool: PoolId, until: Option<Time>) -> Result<TrainingSet> {
         let rows = sqlx::query!(
             r#"SELECT s.id, s.name, s.image_keys, s.question, s.choices, s.group_name, l.annotator,
                l.answer AS "answer!", l.reasoning AS "reasoning: Json<Vec<String>>",
                l.regions AS "regions: Json<Vec<Region>>", l.rejected AS "rejected: Json<Vec<Vec<String>>>"
                FROM labels l JOIN samples s ON s.id = l.sample_id
-               WHERE l.pool_id = $1 AND l.kind = 'ANSWER' AND s.state <> 'REJECTED' ORDER BY s.id, l.id"#,
-            pool.0
+               WHERE l.pool_id = $1 AND l.kind = 'ANSWER' AND s.state <> 'REJECTED'
+               AND ($2::timestamptz IS NULL OR l.created_at <= $2) ORDER BY s.id, l.id"#,
+            pool.0,
+            until
         )
         .fetch_all(&self.pool)
         .await?;

@@ -39,7 +39,7 @@ pub use plans::{NewPlan, PlanEntry, PlanInput, ScoreColumns};
 pub use pools::{NewPool, PoolChange};
 pub use record::{LabelInsert, Submission};
 pub use rounds::RoundChange;
-pub use samples::{Added, SampleInsert};
+pub use samples::{Added, AnswerSpaces, SampleInsert};
 pub use scores::{NewScore, Score};
 pub use sqlx::PgPool;
 pub use versions::NewVersion;

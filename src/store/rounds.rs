@@ -131,8 +131,8 @@ pub(super) async fn insert(
                  AND NOT EXISTS (SELECT 1 FROM scores c WHERE c.version_id = v.id AND c.sample_id = s.id)),
                 $7, $8
          FROM pools p JOIN versions v ON v.pool_id = p.id AND v.state = 'SERVING'
-         LEFT JOIN LATERAL (SELECT number, labels_total FROM rounds WHERE pool_id = p.id ORDER BY number DESC LIMIT 1) l
-             ON true
+         CROSS JOIN LATERAL (SELECT max(number) AS number, max(labels_total) AS labels_total
+                             FROM rounds WHERE pool_id = p.id) l
          WHERE p.id = $2",
         id.0,
         pool.0,
@@ -153,8 +153,7 @@ pub(super) async fn insert(
 pub(super) async fn open_next(conn: &mut PgConnection, pool: PoolId, now: Time) -> Result<Option<RoundId>> {
     let wanted = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM samples WHERE pool_id = $1 AND split = 'POOL' AND state = 'UNLABELLED')
-               OR p.label_count > COALESCE((SELECT labels_total FROM rounds WHERE pool_id = $1
-                                            ORDER BY number DESC LIMIT 1), 0) AS "wanted!"
+               OR p.label_count > COALESCE((SELECT max(labels_total) FROM rounds WHERE pool_id = $1), 0) AS "wanted!"
            FROM pools p WHERE p.id = $1"#,
         pool.0
     )
@@ -188,6 +187,21 @@ pub(super) async fn finish(
     Ok(())
 }
 
+/// Ends a round without a version.
+pub(super) async fn set_failed(
+    conn: &mut PgConnection,
+    pool: PoolId,
+    round: RoundId,
+    error: &str,
+    now: Time,
+) -> Result<()> {
+    set_state(&mut *conn, pool, round, RoundState::Failed).await?;
+    sqlx::query!("UPDATE rounds SET error = $2, done_at = $3 WHERE id = $1", round.0, error, now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Ends a round whose job ended without a result, unless it can do without; a failed training opens the next one.
 pub(super) async fn fail(
     conn: &mut PgConnection,
@@ -207,10 +221,7 @@ pub(super) async fn fail(
     if !hit {
         return Ok(());
     }
-    set_state(&mut *conn, pool.id, id, RoundState::Failed).await?;
-    sqlx::query!("UPDATE rounds SET error = $2, done_at = $3 WHERE id = $1", id.0, error, now)
-        .execute(&mut *conn)
-        .await?;
+    set_failed(&mut *conn, pool.id, id, error, now).await?;
     if job.kind == JobKind::Train {
         open_next(conn, pool.id, now).await?;
     }

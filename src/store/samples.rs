@@ -29,6 +29,22 @@ pub enum Added {
 /// The client's own pairs, as the table keeps them.
 pub(super) type Metadata = Json<BTreeMap<String, String>>;
 
+/// Which answers the samples of a pool may have.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AnswerSpaces {
+    /// The pool's; empty means free text.
+    pub pool: Vec<String>,
+    /// Those of samples that bring their own, by name.
+    pub own: HashMap<String, Vec<String>>,
+}
+
+impl AnswerSpaces {
+    /// The answers that a sample may have; empty means free text.
+    pub fn of(&self, sample: &str) -> &[String] {
+        self.own.get(sample).unwrap_or(&self.pool)
+    }
+}
+
 pub(super) struct SampleRow {
     pub(super) id: Uuid,
     pub(super) name: String,
@@ -133,6 +149,22 @@ impl Store {
                 None => Err(Error::NotReady("the pool is being deleted: use another pool".to_owned())),
             })
             .collect()
+    }
+
+    /// The answers that these samples of a pool may have; names that are no sample's are not looked at.
+    pub async fn answer_spaces(&self, pool: &str, samples: &[String]) -> Result<AnswerSpaces> {
+        let row = sqlx::query!(
+            r#"SELECT p.answers, (SELECT jsonb_object_agg(s.name, to_jsonb(s.choices)) FROM samples s
+                   WHERE s.pool_id = p.id AND s.name = ANY($2) AND s.choices <> '{}')
+                   AS "own: Json<HashMap<String, Vec<String>>>"
+               FROM pools p WHERE p.name = $1"#,
+            pool,
+            samples
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let row = row.ok_or_else(|| Error::NotFound { kind: "Pool", name: format!("pools/{pool}") })?;
+        Ok(AnswerSpaces { pool: row.answers, own: row.own.map(|own| own.0).unwrap_or_default() })
     }
 
     /// The sample of this name.

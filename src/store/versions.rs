@@ -169,7 +169,8 @@ impl Store {
         Ok(version)
     }
 
-    /// Lets an earlier version serve again: number `to`, or the newest below the present one that served.
+    /// Lets an earlier version serve again: number `to`, or the newest below the present one that served. The round at
+    /// work ends and the next one opens on that version.
     ///
     /// Only versions that served once can: a refused one never passed the gate.
     pub async fn rollback(
@@ -181,6 +182,13 @@ impl Store {
     ) -> Result<Version> {
         let now = micros(now);
         let mut tx = self.pool.begin().await?;
+        // Jobs come before the pool in the order of locks.
+        sqlx::query!(
+            "SELECT id FROM jobs WHERE pool_id = $1 AND state IN ('QUEUED', 'RUNNING') ORDER BY id FOR UPDATE",
+            pool.0
+        )
+        .fetch_all(&mut *tx)
+        .await?;
         pools::lock_active(&mut tx, pool, etag).await?;
         let target = version_rows!(
             "WHERE pool_id = $1 AND CASE WHEN $2::bigint IS NOT NULL THEN number = $2 ELSE state = 'RETIRED'
@@ -228,11 +236,33 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         pools::bump(&mut tx, pool).await?;
+        begin_anew(&mut tx, pool, target.number, now).await?;
         let version =
             version_rows!("WHERE id = $1", target.id.0).fetch_one(&mut *tx).await?.into_version()?;
         tx.commit().await?;
         Ok(version)
     }
+}
+
+/// Ends the round at work, which rests on the version that went, with its jobs, and opens the next one.
+///
+/// Labels that no training has counted count on; what a training under way had counted stays counted.
+async fn begin_anew(conn: &mut PgConnection, pool: PoolId, number: i64, now: Time) -> Result<()> {
+    let newest = rounds::newest(&mut *conn, pool).await?;
+    let Some(round) = newest.filter(|round| rounds::is_live(round.state)) else { return Ok(()) };
+    let reason = format!("rolled back to version {number}");
+    sqlx::query!(
+        "UPDATE jobs SET state = 'CANCELLED', finished_at = $2, error = $3
+         WHERE pool_id = $1 AND state IN ('QUEUED', 'RUNNING') AND kind <> 'DELETE_POOL'",
+        pool.0,
+        now,
+        reason
+    )
+    .execute(&mut *conn)
+    .await?;
+    rounds::set_failed(&mut *conn, pool, round.id, &reason, now).await?;
+    rounds::open_next(conn, pool, now).await?;
+    Ok(())
 }
 
 async fn retire(conn: &mut PgConnection, pool: PoolId) -> Result<()> {
