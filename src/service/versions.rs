@@ -1,0 +1,35 @@
+//! ListVersions, GetVersion, Rollback.
+
+use super::{Page, PageRequest, Service};
+use crate::domain::{Result, Version};
+use uuid::Uuid;
+
+impl Service {
+    /// The version of this number.
+    pub async fn get_version(&self, pool: &str, number: i64) -> Result<Version> {
+        let pool = self.store.pool(pool).await?;
+        self.store.version(pool.id, number).await
+    }
+
+    /// Versions in order.
+    pub async fn list_versions(&self, pool: &str, page: &PageRequest) -> Result<Page<Version>> {
+        let pool = self.store.pool(pool).await?;
+        let limit = page.limit(&self.limits);
+        let versions = self.store.versions(pool.id, page.after_key("versions")?, limit + 1).await?;
+        Ok(Page::cut(versions, limit, "versions", |version| version.number.to_string()))
+    }
+
+    /// Lets an earlier version serve again: number `to`, or the newest below the present one that served.
+    ///
+    /// The round at work rests on the version that goes, so it ends, its jobs with it, and the next one opens on the
+    /// version that comes; labels count on, and annotators keep what they hold.
+    ///
+    /// # Errors
+    /// `NotReady` where there is nothing to go back to or the version never passed the gate, `EtagMismatch`.
+    pub async fn rollback(&self, pool: &str, to: Option<i64>, etag: Option<Uuid>) -> Result<Version> {
+        let pool = self.active_pool(pool).await?;
+        let version = self.store.rollback(pool.id, to, etag, self.now()).await?;
+        tracing::warn!(pool = pool.name, version = version.number, "rolled back");
+        Ok(version)
+    }
+}
