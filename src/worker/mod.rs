@@ -1,1 +1,108 @@
-//! To be written.
+//! When to run which job: claims, beats, retries and endings. What a job does is the service's.
+//!
+//! Two claim loops run side by side, so that scoring and planning go on while a model trains. Invariants: a job runs
+//! under the epoch it was claimed with, and its results are fenced by it; a failed or panicked attempt is always
+//! written down, with the job's id; nothing but a dead process or lost storage leaves a claimed job behind, and that
+//! one is taken over once its heartbeat is old. Deliberately absent: cron, priorities, a queue of its own.
+
+mod attempt;
+
+use crate::{
+    domain::{JobKind, Result},
+    service::Service,
+    settings,
+    store::Change,
+};
+use std::time::Duration;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
+
+/// Kinds of the loop that trains.
+const TRAINING: &[JobKind] = &[JobKind::Train];
+/// Kinds of the loop that keeps plans coming.
+const PLANNING: &[JobKind] = &[JobKind::Score, JobKind::Plan, JobKind::DeletePool];
+/// All of them.
+const ALL: &[JobKind] = &[JobKind::Train, JobKind::Score, JobKind::Plan, JobKind::DeletePool];
+
+/// Runs background jobs of all pools until it is told to stop.
+#[derive(Clone)]
+pub struct Worker {
+    service: Service,
+    settings: settings::Worker,
+    name: String,
+}
+
+impl Worker {
+    /// A worker with a name of its own.
+    pub fn new(service: Service, settings: settings::Worker) -> Self {
+        let name = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
+        Self { service, settings, name }
+    }
+
+    /// Works until `shutdown`; then running jobs stop at their next step and are given back.
+    ///
+    /// Whoever calls bounds the time that may take: a job that is cut off is taken over later.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        tracing::info!(worker = self.name, "worker begins");
+        tokio::join!(self.serve(TRAINING, &shutdown), self.serve(PLANNING, &shutdown));
+        tracing::info!(worker = self.name, "worker ends");
+    }
+
+    async fn serve(&self, kinds: &'static [JobKind], shutdown: &CancellationToken) {
+        let mut wake_ups = self.service.store.subscribe();
+        while !shutdown.is_cancelled() {
+            match self.turn(kinds, shutdown).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "no look for work just now"),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = work_announced(&mut wake_ups) => {}
+                () = tokio::time::sleep(self.settings.poll_interval) => {}
+            }
+        }
+    }
+
+    /// Does one job, if there is one.
+    async fn turn(&self, kinds: &[JobKind], shutdown: &CancellationToken) -> Result<bool> {
+        let now = self.service.now();
+        if kinds.contains(&JobKind::Plan) {
+            self.service.store.trigger_due_trainings(now).await?;
+        }
+        let job = self.service.store.claim_job(kinds, &self.name, self.settings.dead_after, now).await?;
+        let Some(job) = job else { return Ok(false) };
+        attempt::run(&self.service, &self.settings, job, shutdown).await;
+        Ok(true)
+    }
+}
+
+/// Returns when a job may have been queued.
+async fn work_announced(wake_ups: &mut broadcast::Receiver<Change>) {
+    loop {
+        match wake_ups.recv().await {
+            Ok(Change::Jobs) | Err(RecvError::Lagged(_)) => return,
+            Ok(Change::Pool(_)) => {}
+            // The store is closing: the poll goes on until shutdown.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// Does all jobs that are due now, one after the other, and answers how many; for tests.
+pub async fn run_pending_jobs(service: &Service) -> Result<usize> {
+    let settings = settings::Worker {
+        poll_interval: Duration::from_millis(500),
+        heartbeat: Duration::from_secs(5),
+        dead_after: Duration::from_secs(30),
+        max_attempts: 3,
+        shard_size: 64,
+        crash_at: None,
+    };
+    let (worker, shutdown) = (Worker::new(service.clone(), settings), CancellationToken::new());
+    let mut done = 0;
+    while worker.turn(ALL, &shutdown).await? {
+        done += 1;
+    }
+    Ok(done)
+}
