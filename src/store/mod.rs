@@ -10,7 +10,6 @@ mod claim;
 mod claim_desk;
 mod claim_grant;
 pub mod embedded;
-
 mod error;
 mod idle;
 mod job_ends;
@@ -31,6 +30,9 @@ mod text;
 mod training;
 mod versions;
 mod watch;
+
+#[cfg(test)]
+mod tests;
 
 pub use claim::{Claim, ClaimRequest, Idle};
 pub use labels::{LabelledSample, TrainingAnswer, TrainingSet};
@@ -84,13 +86,15 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Connects; fails when the server cannot be reached within the acquire timeout.
     pub async fn connect(url: &str, options: &Options) -> Result<Self> {
-        let to = PgConnectOptions::from_str(url)
-            .map_err(|e| {
-                let text =
-                    format!("is not a Postgres URL ({e}): write postgres://user:password@host:5432/name");
-                crate::domain::Error::invalid("database.url", text)
-            })?
-            .application_name("active-vlm");
+        let invalid = |why: String| {
+            let text = format!("{why}: write postgres://user:password@host:5432/name");
+            crate::domain::Error::invalid("database.url", text)
+        };
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(invalid("is not a Postgres URL".to_owned()));
+        }
+        let to = PgConnectOptions::from_str(url).map_err(|e| invalid(format!("cannot be read ({e})")))?;
+        let to = to.application_name("active-vlm");
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)

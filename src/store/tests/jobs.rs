@@ -1,0 +1,132 @@
+use super::*;
+
+async fn training(db: PgPool) -> World {
+    let world = World::new(db, policy(), 4).await;
+    world.ready().await;
+    world.answer("ann", "s000", at(0)).await;
+    world.store.start_training(world.pool.id, "go", at(0)).await.unwrap();
+    world
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_dead_workers_job_is_taken_over_and_the_old_attempt_can_commit_nothing(db: PgPool) {
+    let world = training(db).await;
+    let store = &world.store;
+    let old = world.claim_job(JobKind::Train, at(0)).await.unwrap();
+    assert!(world.claim_job(JobKind::Train, at(29)).await.is_none(), "it may still live");
+    assert!(!store.heartbeat(&old, None, at(29)).await.unwrap());
+    assert!(world.claim_job(JobKind::Train, at(40)).await.is_none(), "it has just beaten");
+    store
+        .checkpoint(&old, "blob/40", &job::Progress { done: 40, ..Default::default() }, at(41))
+        .await
+        .unwrap();
+    let new = world.claim_job(JobKind::Train, at(80)).await.unwrap();
+    assert_eq!((new.id, new.epoch, new.attempts), (old.id, old.epoch + 1, 2));
+    assert_eq!((new.checkpoint_key.as_deref(), new.progress.done), (Some("blob/40"), 40));
+    let progress = job::Progress::default();
+    assert!(matches!(store.heartbeat(&old, None, at(81)).await, Err(Error::Fenced(_))));
+    assert!(matches!(store.checkpoint(&old, "x", &progress, at(81)).await, Err(Error::Fenced(_))));
+    assert!(matches!(store.complete_job(&old, at(81)).await, Err(Error::Fenced(_))));
+    let fail = store.fail_job(&old, "x", Duration::ZERO, at(81)).await;
+    assert!(matches!(fail, Err(Error::Fenced(_))));
+    let shard = store.unscored(world.pool.id, VersionId::new(), None, 1).await.unwrap();
+    let scores = [score(&shard[0], 1.0)];
+    let written = store.insert_scores(&old, VersionId::new(), &scores, &progress, at(81)).await;
+    assert!(matches!(written, Err(Error::Fenced(_))));
+    store.complete_job(&new, at(82)).await.unwrap();
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_job_whose_worker_always_dies_is_set_aside_and_the_loop_goes_on(db: PgPool) {
+    let world = training(db).await;
+    let mut now = 0;
+    for attempt in 1..=3 {
+        let job = world.claim_job(JobKind::Train, at(now)).await.expect("an attempt is left");
+        assert_eq!(job.attempts, attempt);
+        now += 60;
+    }
+    assert!(world.claim_job(JobKind::Train, at(now)).await.is_none());
+    let job = &world.store.list_jobs(world.pool.id, JobKind::Train, None, 9).await.unwrap()[0];
+    assert_eq!(job.state, JobState::Failed);
+    assert!(job.error.as_ref().unwrap().starts_with("poisoned"));
+    let failed = world.store.round(world.pool.id, 1).await.unwrap();
+    assert_eq!(failed.state, RoundState::Failed);
+    assert!(failed.error.unwrap().starts_with("poisoned"));
+    let next = world.current().await;
+    assert_eq!((next.number, next.state, next.label_count), (2, RoundState::Scoring, 0));
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_failed_attempt_waits_before_the_next_and_the_last_one_ends_it(db: PgPool) {
+    let world = training(db).await;
+    let pause = Duration::from_secs(10);
+    for attempt in 0..2 {
+        let job = world.claim_job(JobKind::Train, at(attempt * 10)).await.unwrap();
+        let state = world.store.fail_job(&job, "out of memory", pause, at(attempt * 10)).await.unwrap();
+        assert_eq!(state, JobState::Queued);
+        assert!(world.claim_job(JobKind::Train, at(attempt * 10 + 9)).await.is_none());
+    }
+    let job = world.claim_job(JobKind::Train, at(20)).await.unwrap();
+    assert_eq!(world.store.fail_job(&job, "out of memory", pause, at(20)).await.unwrap(), JobState::Failed);
+    assert_eq!(world.store.round(world.pool.id, 1).await.unwrap().error.as_deref(), Some("out of memory"));
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_training_is_cancelled_at_once_while_it_waits_and_at_a_beat_while_it_runs(db: PgPool) {
+    let world = training(db).await;
+    let (store, pool) = (&world.store, world.pool.id);
+    let waiting = store.list_jobs(pool, JobKind::Train, None, 9).await.unwrap().remove(0);
+    assert_eq!(store.request_cancel(pool, waiting.id, at(1)).await.unwrap().state, JobState::Cancelled);
+    assert_eq!(store.round(pool, 1).await.unwrap().state, RoundState::Failed);
+    assert_eq!(world.current().await.number, 2);
+    store.start_training(pool, "again", at(2)).await.unwrap();
+    let job = world.claim_job(JobKind::Train, at(3)).await.unwrap();
+    assert!(store.request_cancel(pool, job.id, at(4)).await.unwrap().cancel_requested);
+    assert!(store.heartbeat(&job, None, at(5)).await.unwrap());
+    store.cancel_job(&job, at(6)).await.unwrap();
+    let ended = store.request_cancel(pool, job.id, at(7)).await.unwrap();
+    assert_eq!(ended.state, JobState::Cancelled, "harmless once it has ended");
+    assert_eq!(store.round(pool, 2).await.unwrap().state, RoundState::Failed);
+    let unknown = store.request_cancel(pool, JobId::new(), at(8)).await;
+    assert!(matches!(unknown, Err(Error::NotFound { .. })));
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_worker_that_shuts_down_gives_its_job_back_with_the_attempt(db: PgPool) {
+    let world = training(db).await;
+    let job = world.claim_job(JobKind::Train, at(0)).await.unwrap();
+    world.store.release_job(&job, at(1)).await.unwrap();
+    let again = world.claim_job(JobKind::Train, at(1)).await.unwrap();
+    assert_eq!((again.id, again.attempts, again.epoch), (job.id, 1, job.epoch + 1));
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn ten_workers_at_once_claim_a_job_once(db: PgPool) {
+    let world = training(db).await;
+    let claims = futures::future::join_all((0..10).map(|_| world.claim_job(JobKind::Train, at(0)))).await;
+    assert_eq!(claims.into_iter().flatten().count(), 1);
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_deleted_pool_takes_no_work_and_is_purged_in_batches(db: PgPool) {
+    let world = training(db).await;
+    let running = world.claim_job(JobKind::Train, at(0)).await.unwrap();
+    let (store, pool) = (&world.store, world.pool.id);
+    let job = store.delete_pool("birds", None, at(1)).await.unwrap();
+    assert_eq!(store.delete_pool("birds", None, at(1)).await.unwrap().id, job.id);
+    assert!(matches!(world.claim("ann", 1, "r1", at(2)).await, Err(Error::NotReady(_))));
+    let late = submission("ann", "late", vec![answer("s001", "late", "yes")]);
+    assert!(matches!(store.record_labels(&late, at(2)).await, Err(Error::NotReady(_))));
+    assert!(store.heartbeat(&running, None, at(2)).await.unwrap(), "the training is told to stop");
+    store.cancel_job(&running, at(3)).await.unwrap();
+    let job = world.claim_job(JobKind::DeletePool, at(3)).await.unwrap();
+    let mut turns = 0;
+    while !store.purge_pool(&job, 2, at(4)).await.unwrap() {
+        turns += 1;
+    }
+    assert!(turns >= 3, "four samples, two at a time, after one label");
+    assert!(matches!(store.pool("birds").await, Err(Error::NotFound { .. })));
+    assert!(matches!(store.pool_by_id(pool).await, Err(Error::NotFound { .. })));
+    assert!(matches!(world.claim("ann", 1, "r1", at(5)).await, Err(Error::NotFound { .. })));
+    assert!(matches!(store.complete_job(&job, at(5)).await, Err(Error::Fenced(_))));
+}
