@@ -150,7 +150,7 @@ async fn equal_answers_settle_a_sample_and_what_is_out_still_counts(db: PgPool) 
     // yes, no, yes, yes: three of six pairs agree.
     assert_eq!(metrics.agreement, Some(0.5));
     assert_eq!(metrics.labels[0].count, 4);
-    let set = world.store.training_set(world.pool.id).await.unwrap();
+    let set = world.store.training_set(world.pool.id, None).await.unwrap();
     assert_eq!((set.samples.len(), set.samples[0].answers.len(), set.label_count), (1, 4, 4));
 }
 
