@@ -46,7 +46,12 @@ CREATE TABLE slots (
     CHECK ((state = 'LABELLED') = (label_id IS NOT NULL)),
     CHECK ((state = 'LABELLED') = (annotator IS NOT NULL)),
     CHECK ((state = 'PLANNED' AND lease_id IS NOT NULL) = (available_at > '-infinity'))
-) WITH (fillfactor = 70);
+) WITH (
+    fillfactor = 70,
+    -- Every lease leaves a dead row at the head of the queue: cleaned up soon, so that the next claim starts at once.
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_analyze_scale_factor = 0.05
+);
 -- The order in which work is handed out; what is leased lies apart, by expiry.
 CREATE INDEX slots_queue ON slots (pool_id, available_at, rank, slot, sample_id) WHERE state = 'PLANNED';
 -- Nobody labels the same sample twice.

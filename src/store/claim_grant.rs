@@ -228,9 +228,9 @@ async fn pick(
                r.number AS round, i.arm, i.propensity, i.entropy, i.margin, i.value, i.coverage_gain, i.prelabel,
                v.number AS version,
                ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id AND k.annotator = ANY($8))
-               || ARRAY(SELECT COALESCE(o.annotator, l.annotator) FROM slots o LEFT JOIN leases l ON l.id = o.lease_id
-                        WHERE o.sample_id = s.sample_id AND o.slot <> s.slot
-                        AND (o.annotator IS NOT NULL OR (l.annotator IS NOT NULL AND o.available_at > $9)))
+               || ARRAY(SELECT COALESCE(o.annotator, (SELECT l.annotator FROM leases l WHERE l.id = o.lease_id))
+                        FROM slots o WHERE o.sample_id = s.sample_id AND o.slot <> s.slot
+                        AND (o.state = 'LABELLED' OR o.available_at > $9))
                    AS "barred!"
            FROM (SELECT sample_id, slot, round_id, rank FROM slots q
                  WHERE pool_id = $1 AND state = 'PLANNED' AND available_at = '-infinity'

@@ -47,9 +47,9 @@ pub(super) async fn explain(
                (SELECT min(available_at) FROM slots WHERE pool_id = $1 AND state = 'PLANNED' AND available_at > $2)
                    AS next_expiry,
                EXISTS (SELECT 1 FROM samples s WHERE s.pool_id = $1 AND s.split = 'POOL' AND s.state = 'UNLABELLED'
-                       AND NOT EXISTS (SELECT 1 FROM slots t WHERE t.sample_id = s.id AND t.state = 'PLANNED')
-                       AND NOT EXISTS (SELECT 1 FROM scores c WHERE c.version_id = r.version_id AND c.sample_id = s.id
-                                       AND c.error IS NOT NULL)) AS "unplanned!"
+                       AND (SELECT 1 FROM slots t WHERE t.sample_id = s.id AND t.state = 'PLANNED' LIMIT 1) IS NULL
+                       AND (SELECT c.error FROM scores c WHERE c.version_id = r.version_id AND c.sample_id = s.id) IS NULL)
+                   AS "unplanned!"
            FROM (SELECT 1) one LEFT JOIN LATERAL (
                SELECT state, version_id FROM rounds WHERE pool_id = $1 ORDER BY number DESC LIMIT 1) r ON true"#,
         pool.id.0,

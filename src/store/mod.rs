@@ -94,7 +94,8 @@ impl Store {
             return Err(invalid("is not a Postgres URL".to_owned()));
         }
         let to = PgConnectOptions::from_str(url).map_err(|e| invalid(format!("cannot be read ({e})")))?;
-        let to = to.application_name("active-vlm");
+        // Compiling queries costs more than any of ours takes: estimates are high where a table has just grown.
+        let to = to.application_name("active-vlm").options([("jit", "off")]);
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)

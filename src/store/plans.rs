@@ -74,10 +74,12 @@ impl Store {
     pub async fn plan_input(&self, pool: PoolId, round: &Round, now: Time) -> Result<PlanInput> {
         let mut rows = sqlx::query!(
             r#"SELECT s.id, s.group_name, c.entropy AS "entropy?", c.margin AS "margin?", c.embedding AS "embedding?"
-               FROM samples s LEFT JOIN scores c ON c.version_id = $2 AND c.sample_id = s.id
+               FROM samples s LEFT JOIN LATERAL (
+                   SELECT entropy, margin, embedding, error FROM scores
+                   WHERE version_id = $2 AND sample_id = s.id LIMIT 1) c ON true
                WHERE s.pool_id = $1 AND s.split = 'POOL' AND s.state = 'UNLABELLED' AND c.error IS NULL
-               AND NOT EXISTS (SELECT 1 FROM slots t WHERE t.sample_id = s.id AND t.state = 'PLANNED'
-                               AND (t.round_id = $3 OR t.available_at > $4))
+               AND (SELECT 1 FROM slots t WHERE t.sample_id = s.id AND t.state = 'PLANNED'
+                    AND (t.round_id = $3 OR t.available_at > $4) LIMIT 1) IS NULL
                ORDER BY s.id"#,
             pool.0,
             round.version_id.0,
@@ -126,10 +128,11 @@ impl Store {
     async fn centres(&self, pool: PoolId, round: &Round) -> Result<Vec<f32>> {
         let mut rows = sqlx::query!(
             r#"SELECT c.embedding AS "embedding!" FROM samples s
-               JOIN scores c ON c.version_id = $2 AND c.sample_id = s.id
+               CROSS JOIN LATERAL (
+                   SELECT embedding FROM scores WHERE version_id = $2 AND sample_id = s.id LIMIT 1) c
                WHERE s.pool_id = $1 AND s.split = 'POOL' AND c.embedding IS NOT NULL
-               AND (s.state = 'LABELLED' OR EXISTS (SELECT 1 FROM slots t WHERE t.sample_id = s.id
-                    AND (t.state = 'LABELLED' OR t.round_id = $3 OR t.available_at > '-infinity')))
+               AND (s.state = 'LABELLED' OR (SELECT 1 FROM slots t WHERE t.sample_id = s.id
+                    AND (t.state = 'LABELLED' OR t.round_id = $3 OR t.available_at > '-infinity') LIMIT 1) IS NOT NULL)
                ORDER BY s.id"#,
             pool.0,
             round.version_id.0,
@@ -240,7 +243,7 @@ impl Store {
         let unscored = sqlx::query_scalar!(
             r#"SELECT count(*) AS "count!" FROM samples s
                WHERE s.pool_id = $1 AND s.split = 'POOL' AND s.state = 'UNLABELLED'
-               AND NOT EXISTS (SELECT 1 FROM scores c WHERE c.version_id = $2 AND c.sample_id = s.id)"#,
+               AND (SELECT c.sample_id FROM scores c WHERE c.version_id = $2 AND c.sample_id = s.id) IS NULL"#,
             pool.0,
             round.version_id.0
         );

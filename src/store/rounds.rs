@@ -128,7 +128,7 @@ pub(super) async fn insert(
          SELECT $1, $2, COALESCE(l.number, 0) + 1, $3, v.id, $4, $5::bigint # (COALESCE(l.number, 0) + 1), $6,
                 p.label_count - COALESCE(l.labels_total, 0),
                 (SELECT count(*) FROM samples s WHERE s.pool_id = $2 AND s.split = 'POOL' AND s.state <> 'REJECTED'
-                 AND NOT EXISTS (SELECT 1 FROM scores c WHERE c.version_id = v.id AND c.sample_id = s.id)),
+                 AND (SELECT c.sample_id FROM scores c WHERE c.version_id = v.id AND c.sample_id = s.id) IS NULL),
                 $7, $8
          FROM pools p JOIN versions v ON v.pool_id = p.id AND v.state = 'SERVING'
          CROSS JOIN LATERAL (SELECT max(number) AS number, max(labels_total) AS labels_total

@@ -1,4 +1,7 @@
 //! Scores: what a version thought of a sample, written shard by shard, once per sample and version.
+//!
+//! Whether a sample has a score is asked by a scalar subquery, never by NOT EXISTS: while the table grows faster
+//! than its statistics the planner would join the two wholesale, which is quadratic.
 
 use super::{
     Store, jobs, micros, pools, rounds,
@@ -57,7 +60,7 @@ impl Store {
     ) -> Result<Vec<Sample>> {
         let rows = sample_rows!(
             "WHERE s.pool_id = $1 AND s.split = 'POOL' AND s.state <> 'REJECTED' AND s.id > $3
-             AND NOT EXISTS (SELECT 1 FROM scores c WHERE c.version_id = $2 AND c.sample_id = s.id)
+             AND (SELECT c.sample_id FROM scores c WHERE c.version_id = $2 AND c.sample_id = s.id) IS NULL
              ORDER BY s.id LIMIT $4",
             pool.0,
             version.0,
@@ -74,7 +77,7 @@ impl Store {
         let count = sqlx::query_scalar!(
             r#"SELECT count(*) AS "count!" FROM samples s
                WHERE s.pool_id = $1 AND s.split = 'POOL' AND s.state <> 'REJECTED'
-               AND NOT EXISTS (SELECT 1 FROM scores c WHERE c.version_id = $2 AND c.sample_id = s.id)"#,
+               AND (SELECT c.sample_id FROM scores c WHERE c.version_id = $2 AND c.sample_id = s.id) IS NULL"#,
             pool.0,
             version.0
         );
