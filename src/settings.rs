@@ -60,6 +60,8 @@ pub struct Grpc {
     /// A request is cancelled after this long; streams are not.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    /// Origins (`https://host:port`) whose pages may call from a browser; pages of this machine always may.
+    pub web_origins: Vec<String>,
     /// Certificate and key; plain text without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,

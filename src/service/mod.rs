@@ -30,6 +30,7 @@ mod trainings;
 mod versions;
 pub mod watch_rounds;
 
+pub use crate::store::LiveLease;
 pub use clock::Clock;
 pub use ingest::{IncomingSample, ItemCode, ItemResult};
 pub use leases::{Release, Renew};
