@@ -1,0 +1,235 @@
+//! Policies: a field left out of the wire is the domain's default; answers have every field set.
+
+use super::{Check, duration, known};
+use crate::{
+    domain::{Gate, Policy, Strategy, Training, TrainingMode},
+    grpc::pb,
+};
+
+/// The policy that `wire` means, its fields' paths beginning with `prefix`.
+pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> Policy {
+    let usual = Policy::default();
+    let field = |name: &str| format!("{prefix}{name}");
+    let training = wire.training.clone().unwrap_or_default();
+    let gate = wire.gate.unwrap_or_default();
+    let policy = Policy {
+        strategy: match check.take(known(&field("strategy"), wire.strategy).map(Some)) {
+            None | Some(pb::Strategy::Unspecified) => usual.strategy,
+            Some(pb::Strategy::Random) => Strategy::Random,
+            Some(pb::Strategy::Entropy) => Strategy::Entropy,
+            Some(pb::Strategy::Margin) => Strategy::Margin,
+            Some(pb::Strategy::KCenter) => Strategy::KCenter,
+            Some(pb::Strategy::ValueKCenter) => Strategy::ValueKCenter,
+        },
+        labels_per_round: wire.labels_per_round.unwrap_or(usual.labels_per_round),
+        spare_share: wire.spare_share.unwrap_or(usual.spare_share),
+        control_share: wire.control_share.unwrap_or(usual.control_share),
+        max_labels: wire.max_labels.unwrap_or(usual.max_labels),
+        quorum: wire.quorum.unwrap_or(usual.quorum),
+        lease_ttl: check.duration(&field("lease_ttl"), wire.lease_ttl).unwrap_or(usual.lease_ttl),
+        max_renewals: wire.max_renewals.unwrap_or(usual.max_renewals),
+        max_held: wire.max_held.unwrap_or(usual.max_held),
+        label_budget: wire.label_budget.or(usual.label_budget),
+        train_after: check.duration(&field("train_after"), wire.train_after).or(usual.train_after),
+        auto_train: wire.auto_train.unwrap_or(usual.auto_train),
+        training: Training {
+            mode: match check.take(known(&field("training.mode"), training.mode).map(Some)) {
+                None | Some(pb::training_policy::Mode::Unspecified) => usual.training.mode,
+                Some(pb::training_policy::Mode::Full) => TrainingMode::Full,
+                Some(pb::training_policy::Mode::Lora) => TrainingMode::Lora,
+            },
+            lora_rank: training.lora_rank.unwrap_or(usual.training.lora_rank),
+            lora_alpha: training.lora_alpha.unwrap_or(usual.training.lora_alpha),
+            lora_dropout: training.lora_dropout.unwrap_or(usual.training.lora_dropout),
+            learning_rate: training.learning_rate.unwrap_or(usual.training.learning_rate),
+            batch_size: training.batch_size.unwrap_or(usual.training.batch_size),
+            epochs: training.epochs.unwrap_or(usual.training.epochs),
+            min_steps: training.min_steps.unwrap_or(usual.training.min_steps),
+            max_steps: training.max_steps.unwrap_or(usual.training.max_steps),
+            checkpoint_steps: training.checkpoint_steps.unwrap_or(usual.training.checkpoint_steps),
+        },
+        gate: Gate {
+            max_accuracy_drop: gate.max_accuracy_drop.unwrap_or(usual.gate.max_accuracy_drop),
+            max_calibration_rise: gate.max_calibration_rise.unwrap_or(usual.gate.max_calibration_rise),
+        },
+        seed: wire.seed.unwrap_or(usual.seed),
+    };
+    for violation in policy.violations(prefix) {
+        check.that(false, violation.field, violation.description);
+    }
+    policy
+}
+
+/// A policy with every field that has a value set.
+pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
+    let training = &policy.training;
+    let mode = match training.mode {
+        TrainingMode::Full => pb::training_policy::Mode::Full,
+        TrainingMode::Lora => pb::training_policy::Mode::Lora,
+    };
+    pb::Policy {
+        strategy: strategy(policy.strategy).into(),
+        labels_per_round: Some(policy.labels_per_round),
+        spare_share: Some(policy.spare_share),
+        control_share: Some(policy.control_share),
+        max_labels: Some(policy.max_labels),
+        quorum: Some(policy.quorum),
+        lease_ttl: Some(duration(policy.lease_ttl)),
+        max_renewals: Some(policy.max_renewals),
+        max_held: Some(policy.max_held),
+        label_budget: policy.label_budget,
+        train_after: policy.train_after.map(duration),
+        auto_train: Some(policy.auto_train),
+        training: Some(pb::TrainingPolicy {
+            mode: mode.into(),
+            lora_rank: Some(training.lora_rank),
+            lora_alpha: Some(training.lora_alpha),
+            lora_dropout: Some(training.lora_dropout),
+            learning_rate: Some(training.learning_rate),
+            batch_size: Some(training.batch_size),
+            epochs: Some(training.epochs),
+            min_steps: Some(training.min_steps),
+            max_steps: Some(training.max_steps),
+            checkpoint_steps: Some(training.checkpoint_steps),
+        }),
+        gate: Some(pb::GatePolicy {
+            max_accuracy_drop: Some(policy.gate.max_accuracy_drop),
+            max_calibration_rise: Some(policy.gate.max_calibration_rise),
+        }),
+        seed: Some(policy.seed),
+    }
+}
+
+/// A strategy as the wire has it.
+pub(super) fn strategy(strategy: Strategy) -> pb::Strategy {
+    match strategy {
+        Strategy::Random => pb::Strategy::Random,
+        Strategy::Entropy => pb::Strategy::Entropy,
+        Strategy::Margin => pb::Strategy::Margin,
+        Strategy::KCenter => pb::Strategy::KCenter,
+        Strategy::ValueKCenter => pb::Strategy::ValueKCenter,
+    }
+}
+
+/// Copies the field at `path` from `new` to `old`; false where the policy has no such field.
+pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> bool {
+    macro_rules! copy {
+        ($old:expr, $new:expr, $path:expr, [$($field:ident),* $(,)?]) => {
+            match $path {
+                $(stringify!($field) => { $old.$field = $new.$field.clone(); true })*
+                _ => false,
+            }
+        };
+    }
+    if let Some(path) = path.strip_prefix("training.") {
+        let new = new.training.clone().unwrap_or_default();
+        return copy!(
+            old.training.get_or_insert_default(),
+            new,
+            path,
+            [
+                mode,
+                lora_rank,
+                lora_alpha,
+                lora_dropout,
+                learning_rate,
+                batch_size,
+                epochs,
+                min_steps,
+                max_steps,
+                checkpoint_steps
+            ]
+        );
+    }
+    if let Some(path) = path.strip_prefix("gate.") {
+        let new = new.gate.unwrap_or_default();
+        return copy!(old.gate.get_or_insert_default(), new, path, [max_accuracy_drop, max_calibration_rise]);
+    }
+    copy!(
+        old,
+        new,
+        path,
+        [
+            strategy,
+            labels_per_round,
+            spare_share,
+            control_share,
+            max_labels,
+            quorum,
+            lease_ttl,
+            max_renewals,
+            max_held,
+            label_budget,
+            train_after,
+            auto_train,
+            training,
+            gate,
+            seed
+        ]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_empty_policy_is_the_default_and_comes_back_with_every_field() {
+        let mut check = Check::default();
+        let policy = from_wire(&mut check, "pool.policy.", &pb::Policy::default());
+        assert_eq!(policy, Policy::default());
+        let wire = to_wire(&policy);
+        assert_eq!(wire.labels_per_round, Some(100));
+        assert_eq!(from_wire(&mut check, "", &wire), policy);
+        assert!(check.done(()).is_ok());
+    }
+
+    #[test]
+    fn a_zero_is_a_zero_and_not_a_default() {
+        let mut check = Check::default();
+        let wire = pb::Policy {
+            spare_share: Some(0.0),
+            max_renewals: Some(0),
+            auto_train: Some(false),
+            ..Default::default()
+        };
+        let policy = from_wire(&mut check, "", &wire);
+        assert_eq!((policy.spare_share, policy.max_renewals, policy.auto_train), (0.0, 0, false));
+        let odd = Policy {
+            label_budget: Some(7),
+            train_after: Some(Duration::from_millis(1500)),
+            training: Training { mode: TrainingMode::Lora, ..Training::default() },
+            ..Policy::default()
+        };
+        assert_eq!(from_wire(&mut check, "", &to_wire(&odd)), odd);
+        assert!(check.done(()).is_ok());
+    }
+
+    #[test]
+    fn every_field_of_the_wire_can_be_masked() {
+        let new = to_wire(&Policy {
+            strategy: Strategy::Margin,
+            label_budget: Some(5),
+            train_after: Some(Duration::from_secs(9)),
+            seed: 3,
+            ..Policy::default()
+        });
+        for path in [
+            "strategy",
+            "label_budget",
+            "train_after",
+            "seed",
+            "training.epochs",
+            "gate.max_accuracy_drop",
+            "gate",
+        ] {
+            assert!(copy_field(&mut pb::Policy::default(), &new, path), "{path}");
+        }
+        let mut old = to_wire(&Policy::default());
+        assert!(copy_field(&mut old, &new, "seed") && old.seed == Some(3) && old.label_budget.is_none());
+        for path in ["seeds", "training.seed", "gate.", ""] {
+            assert!(!copy_field(&mut old, &new, path), "{path}");
+        }
+    }
+}

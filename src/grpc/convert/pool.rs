@@ -1,0 +1,166 @@
+//! Pools: creation, and updates under a field mask.
+
+use prost::Message as _;
+
+use super::{Check, policy, timestamp};
+use crate::{
+    domain::{Pool, PoolState, Result},
+    grpc::{names, pb},
+    service::{CreatePool, PoolPatch},
+};
+
+pub(in crate::grpc) fn create_pool(request: pb::CreatePoolRequest) -> Result<CreatePool> {
+    let mut check = Check::default();
+    check.required("pool_id", &request.pool_id);
+    let pool = request.pool.unwrap_or_default();
+    let policy = policy::from_wire(&mut check, "pool.policy.", &pool.policy.unwrap_or_default());
+    check.done(CreatePool {
+        name: request.pool_id,
+        display_name: pool.display_name,
+        answers: pool.answers,
+        policy,
+        request_id: request.request_id,
+    })
+}
+
+/// What `request` makes of `now`, the pool as it is.
+pub(in crate::grpc) fn pool_patch(request: &pb::UpdatePoolRequest, now: &Pool) -> Result<PoolPatch> {
+    let mut check = Check::default();
+    let new = request.pool.clone().unwrap_or_default();
+    let asked = new.policy.clone().unwrap_or_default();
+    let mut wire = policy::to_wire(&now.policy);
+    let mut patch = PoolPatch { etag: Some(now.etag), ..PoolPatch::default() };
+    let mut policy_changes = false;
+    let paths = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
+    for path in paths {
+        match path.as_str() {
+            "display_name" => patch.display_name = Some(new.display_name.clone()),
+            "policy" => (wire, policy_changes) = (asked.clone(), true),
+            "*" => {
+                patch.display_name = Some(new.display_name.clone());
+                (wire, policy_changes) = (asked.clone(), true);
+            }
+            path => {
+                let field = path.strip_prefix("policy.").unwrap_or_default();
+                let changed = policy::copy_field(&mut wire, &asked, field);
+                check.that(changed, "update_mask", format!("{path:?} is no field that can be changed: name display_name, policy, or a field of the policy such as policy.seed"));
+                policy_changes |= changed;
+            }
+        }
+    }
+    if paths.is_empty() {
+        patch.display_name = (!new.display_name.is_empty()).then_some(new.display_name);
+        // Merging messages sets the fields that are set and leaves the rest: what a missing mask means.
+        // (An enum's zero is never on the wire, so it leaves the rest as well.)
+        policy_changes = new.policy.is_some();
+        check.that(wire.merge(asked.encode_to_vec().as_slice()).is_ok(), "pool.policy", "cannot be read");
+    }
+    if !new.etag.is_empty() {
+        patch.etag = Some(check.take(names::parse_token("pool.etag", &new.etag)));
+    }
+    if policy_changes {
+        patch.policy = Some(policy::from_wire(&mut check, "pool.policy.", &wire));
+    }
+    check.done(patch)
+}
+
+pub(in crate::grpc) fn pool(pool: &Pool) -> pb::Pool {
+    let state = match pool.state {
+        PoolState::Active => pb::pool::State::Active,
+        PoolState::Deleting => pb::pool::State::Deleting,
+    };
+    pb::Pool {
+        name: names::pool(&pool.name),
+        display_name: pool.display_name.clone(),
+        answers: pool.answers.clone(),
+        policy: Some(policy::to_wire(&pool.policy)),
+        state: state.into(),
+        etag: pool.etag.to_string(),
+        create_time: Some(timestamp(pool.created_at)),
+        update_time: Some(timestamp(pool.updated_at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Error, Policy, PoolId, Time};
+    use uuid::Uuid;
+
+    fn stored() -> Pool {
+        Pool {
+            id: PoolId::new(),
+            name: "digits".into(),
+            display_name: "Digits".into(),
+            answers: vec![],
+            policy: Policy { seed: 7, labels_per_round: 50, ..Policy::default() },
+            state: PoolState::Active,
+            etag: Uuid::now_v7(),
+            revision: 0,
+            created_at: Time::UNIX_EPOCH,
+            updated_at: Time::UNIX_EPOCH,
+        }
+    }
+
+    fn update(new: pb::Pool, mask: &[&str]) -> pb::UpdatePoolRequest {
+        let paths: Vec<_> = mask.iter().map(|&p| p.to_owned()).collect();
+        let update_mask = (!paths.is_empty()).then_some(prost_types::FieldMask { paths });
+        pb::UpdatePoolRequest { pool: Some(new), update_mask }
+    }
+
+    #[test]
+    fn creating_tells_every_violation_at_once() {
+        let policy =
+            pb::Policy { strategy: 99, max_labels: Some(0), control_share: Some(2.0), ..Default::default() };
+        let pool = pb::Pool { policy: Some(policy), ..Default::default() };
+        let Err(Error::Invalid(found)) =
+            create_pool(pb::CreatePoolRequest { pool: Some(pool), ..Default::default() })
+        else {
+            panic!("four violations");
+        };
+        let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["pool_id", "pool.policy.strategy", "pool.policy.control_share", "pool.policy.max_labels"]
+        );
+    }
+
+    #[test]
+    fn a_mask_changes_what_it_names_and_a_masked_field_left_out_is_its_default() {
+        let now = stored();
+        let new = pb::Policy { labels_per_round: Some(9), seed: Some(1), ..Default::default() };
+        let new = pb::Pool { policy: Some(new), ..Default::default() };
+        let patch = pool_patch(&update(new.clone(), &["policy.labels_per_round"]), &now).unwrap();
+        let policy = patch.policy.unwrap();
+        assert_eq!((policy.labels_per_round, policy.seed, patch.display_name), (9, 7, None));
+        let policy =
+            pool_patch(&update(pb::Pool::default(), &["policy.seed"]), &now).unwrap().policy.unwrap();
+        assert_eq!((policy.labels_per_round, policy.seed), (50, 0));
+        let patch = pool_patch(&update(new, &["*"]), &now).unwrap();
+        assert_eq!(patch.display_name.as_deref(), Some(""));
+        assert_eq!(patch.policy, Some(Policy { labels_per_round: 9, seed: 1, ..Policy::default() }));
+    }
+
+    #[test]
+    fn without_a_mask_the_fields_that_are_set_change() {
+        let now = stored();
+        let training = pb::TrainingPolicy { epochs: Some(2), ..Default::default() };
+        let new = pb::Policy { training: Some(training), ..Default::default() };
+        let patch =
+            pool_patch(&update(pb::Pool { policy: Some(new), ..Default::default() }, &[]), &now).unwrap();
+        let mut expected = now.policy.clone();
+        expected.training.epochs = 2;
+        assert_eq!((patch.policy, patch.display_name, patch.etag), (Some(expected), None, Some(now.etag)));
+    }
+
+    #[test]
+    fn an_unknown_path_and_a_foreign_etag_are_named() {
+        let new = pb::Pool { etag: "abc".into(), ..Default::default() };
+        let Err(Error::Invalid(found)) = pool_patch(&update(new, &["policy.colour", "answers"]), &stored())
+        else {
+            panic!("three violations");
+        };
+        let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["update_mask", "update_mask", "pool.etag"]);
+    }
+}

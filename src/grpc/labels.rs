@@ -1,0 +1,31 @@
+//! `LabelService`.
+
+use tonic::{Request, Response, Status};
+
+use super::{Api, convert, pb};
+use crate::domain::Result;
+
+#[tonic::async_trait]
+impl pb::label_service_server::LabelService for Api {
+    async fn submit_labels(
+        &self,
+        request: Request<pb::SubmitLabelsRequest>,
+    ) -> Result<Response<pb::SubmitLabelsResponse>, Status> {
+        let submission = convert::submit_labels(request.into_inner())?;
+        let pool = submission.pool.clone();
+        let verdicts = self.service.submit_labels(submission).await?;
+        let verdicts = verdicts.iter().map(|verdict| convert::verdict(&pool, verdict)).collect();
+        Ok(Response::new(pb::SubmitLabelsResponse { verdicts }))
+    }
+
+    async fn list_labels(
+        &self,
+        request: Request<pb::ListLabelsRequest>,
+    ) -> Result<Response<pb::ListLabelsResponse>, Status> {
+        let (pool, sample, paged) = convert::list_labels(request.get_ref())?;
+        let page = self.service.list_labels(&pool, sample.as_deref(), &paged.page).await?;
+        let labels = page.items.iter().map(|label| convert::label(&pool, label)).collect();
+        let next_page_token = paged.next(page.next_page_token);
+        Ok(Response::new(pb::ListLabelsResponse { labels, next_page_token }))
+    }
+}

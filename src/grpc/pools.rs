@@ -1,0 +1,204 @@
+//! `PoolService`.
+
+use futures::{StreamExt as _, future, stream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Api,
+    convert::{self, Incoming},
+    guard, images,
+    intake::{Intake, Item},
+    names,
+    page::Paged,
+    pb, status,
+};
+use crate::{
+    domain::{Error, Result},
+    service::{IncomingSample, ItemCode},
+};
+
+/// Rejects told one by one.
+const REJECTS: usize = 1000;
+
+#[tonic::async_trait]
+impl pb::pool_service_server::PoolService for Api {
+    async fn create_pool(
+        &self,
+        request: Request<pb::CreatePoolRequest>,
+    ) -> Result<Response<pb::Pool>, Status> {
+        let pool = self.service.create_pool(convert::create_pool(request.into_inner())?).await?;
+        Ok(Response::new(convert::pool(&pool)))
+    }
+
+    async fn get_pool(&self, request: Request<pb::GetPoolRequest>) -> Result<Response<pb::Pool>, Status> {
+        let name = convert::one(names::parse_pool("name", &request.get_ref().name))?;
+        Ok(Response::new(convert::pool(&self.service.get_pool(&name).await?)))
+    }
+
+    async fn list_pools(
+        &self,
+        request: Request<pb::ListPoolsRequest>,
+    ) -> Result<Response<pb::ListPoolsResponse>, Status> {
+        let request = request.into_inner();
+        let mut check = convert::Check::default();
+        let paged = Paged::read(&mut check, &["pools"], request.page_size, &request.page_token);
+        let paged = check.done(paged)?;
+        let page = self.service.list_pools(&paged.page).await?;
+        let pools = page.items.iter().map(convert::pool).collect();
+        Ok(Response::new(pb::ListPoolsResponse { pools, next_page_token: paged.next(page.next_page_token) }))
+    }
+
+    async fn update_pool(
+        &self,
+        request: Request<pb::UpdatePoolRequest>,
+    ) -> Result<Response<pb::Pool>, Status> {
+        let request = request.into_inner();
+        let named = request.pool.as_ref().map_or("", |pool| pool.name.as_str());
+        let name = convert::one(names::parse_pool("pool.name", named))?;
+        // A mask changes parts of the policy as it is now; the etag read with it keeps the two together.
+        let now = self.service.get_pool(&name).await?;
+        let pool = self.service.update_pool(&name, convert::pool_patch(&request, &now)?).await?;
+        Ok(Response::new(convert::pool(&pool)))
+    }
+
+    async fn delete_pool(
+        &self,
+        request: Request<pb::DeletePoolRequest>,
+    ) -> Result<Response<pb::Pool>, Status> {
+        let request = request.into_inner();
+        let mut check = convert::Check::default();
+        let name = check.take(names::parse_pool("name", &request.name));
+        let etag = (!request.etag.is_empty()).then(|| check.take(names::parse_token("etag", &request.etag)));
+        check.done(())?;
+        self.service.delete_pool(&name, etag).await?;
+        Ok(Response::new(convert::pool(&self.service.get_pool(&name).await?)))
+    }
+
+    async fn add_samples(
+        &self,
+        request: Request<Streaming<pb::AddSamplesRequest>>,
+    ) -> Result<Response<pb::AddSamplesResponse>, Status> {
+        let mut messages = request.into_inner();
+        let mut intake = Intake::new(self.chunked_limit());
+        let mut told = pb::AddSamplesResponse::default();
+        let mut chunk = self.next_chunk(&mut messages, &mut intake).await?;
+        while !chunk.is_empty() {
+            // The next chunk is read while this one is stored.
+            let pool = intake.pool().unwrap_or_default().to_owned();
+            let (added, next) = future::join(
+                self.add_chunk(&pool, chunk, &mut told),
+                self.next_chunk(&mut messages, &mut intake),
+            )
+            .await;
+            added?;
+            chunk = next?;
+        }
+        if told == pb::AddSamplesResponse::default() {
+            // An empty stream still says whether its pool is there.
+            self.service.get_pool(intake.pool().unwrap_or_default()).await?;
+        }
+        Ok(Response::new(told))
+    }
+
+    async fn get_sample(
+        &self,
+        request: Request<pb::GetSampleRequest>,
+    ) -> Result<Response<pb::Sample>, Status> {
+        let request = request.into_inner();
+        let (pool, sample) = convert::one(names::parse_child("name", &request.name, "samples"))?;
+        let mut sample = convert::sample(&pool, &self.service.get_sample(&pool, &sample).await?);
+        images::fill(&self.service, request.image_view, sample.images.iter_mut(), self.max_message).await?;
+        Ok(Response::new(sample))
+    }
+
+    async fn list_samples(
+        &self,
+        request: Request<pb::ListSamplesRequest>,
+    ) -> Result<Response<pb::ListSamplesResponse>, Status> {
+        let (pool, split, state, paged) = convert::list_samples(request.get_ref())?;
+        let page = self.service.list_samples(&pool, split, state, &paged.page).await?;
+        let samples = page.items.iter().map(|s| convert::sample(&pool, s)).collect();
+        let next_page_token = paged.next(page.next_page_token);
+        Ok(Response::new(pb::ListSamplesResponse { samples, next_page_token }))
+    }
+}
+
+impl Api {
+    /// Bytes of one sample's chunked files at most: its images, each as large as allowed, but no more than 64 MiB
+    /// unless a single image may be larger.
+    fn chunked_limit(&self) -> u64 {
+        let one = self.service.images.max_bytes;
+        one.saturating_mul(self.service.limits.images_per_sample_max).min(one.max(64 << 20)) as u64
+    }
+
+    /// Reads messages until there is a chunk; an empty one at the end of the stream.
+    async fn next_chunk(
+        &self,
+        messages: &mut Streaming<pb::AddSamplesRequest>,
+        intake: &mut Intake,
+    ) -> Result<Vec<Item>, Status> {
+        while !intake.is_full() {
+            let message = messages.message().await.map_err(|error| match error {
+                large if guard::is_too_large(&large) => status::too_large(large.message(), self.max_message),
+                other => other,
+            })?;
+            let Some(message) = message else {
+                intake.end()?;
+                break;
+            };
+            intake.accept(message)?;
+        }
+        Ok(intake.take())
+    }
+
+    /// Stores a chunk and notes what became of it.
+    async fn add_chunk(&self, pool: &str, chunk: Vec<Item>, told: &mut pb::AddSamplesResponse) -> Result<()> {
+        let reject = |told: &mut pb::AddSamplesResponse, index, sample_id, reason| {
+            told.rejected_count += 1;
+            if told.rejected.len() < REJECTS {
+                told.rejected.push(pb::RejectedSample { sample_id, index, reason });
+            }
+        };
+        let (mut places, mut samples) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
+        let loads: Vec<_> = chunk.into_iter().map(|item| self.with_files(item)).collect();
+        let mut loads = stream::iter(loads).buffered(8);
+        while let Some((index, loaded)) = loads.next().await {
+            match loaded? {
+                Ok(sample) => {
+                    places.push(index);
+                    samples.push(sample);
+                }
+                Err((name, reason)) => reject(told, index, name, reason),
+            }
+        }
+        let results = self.service.add_samples(pool, samples).await?;
+        for (index, result) in places.into_iter().zip(results) {
+            match result.code {
+                ItemCode::Added => told.added_count += 1,
+                ItemCode::Unchanged => told.unchanged_count += 1,
+                ItemCode::Rejected => reject(told, index, result.name, result.reason),
+            }
+        }
+        // Rejects of reading come before those of storing; tell them in the stream's order.
+        told.rejected.sort_by_key(|rejected| rejected.index);
+        Ok(())
+    }
+
+    /// A sample's place, and the sample with its files; one whose image is nowhere is refused with its id and the reason.
+    async fn with_files(&self, item: Item) -> (i64, Result<Result<IncomingSample, (String, String)>>) {
+        let (mut sample, images) = match item.sample {
+            Ok(Incoming { sample, images }) => (sample, images),
+            Err(refused) => return (item.index, Ok(Err(refused))),
+        };
+        for image in images {
+            match images::load(&self.service, image).await {
+                Ok(file) => sample.images.push(file),
+                Err(missing @ Error::NotFound { .. }) => {
+                    return (item.index, Ok(Err((sample.name, format!("{missing}: send the file")))));
+                }
+                Err(error) => return (item.index, Err(error)),
+            }
+        }
+        (item.index, Ok(Ok(sample)))
+    }
+}

@@ -1,0 +1,208 @@
+//! The one place where errors become codes and rich details.
+//!
+//! Invariant: every status carries an `ErrorInfo` with a stable reason in the domain `activevlm.dev`; a fault of
+//! ours shows clients a fixed text and the request's id, and is logged here, once, with its chain.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use super::guard;
+use crate::domain::Error;
+
+/// The domain of every `ErrorInfo`.
+pub const DOMAIN: &str = "activevlm.dev";
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Invalid(violations) => {
+                let fields: Vec<_> =
+                    violations.into_iter().map(|v| FieldViolation::new(v.field, v.description)).collect();
+                let mut details = info("INVALID_REQUEST", &[]);
+                details.set_bad_request(fields);
+                Self::with_error_details(Code::InvalidArgument, text, details)
+            }
+            Error::NotFound { kind, name } => {
+                let mut details = info("NOT_FOUND", &[("kind", kind)]);
+                details.set_resource_info(kind, name, "", text.as_str());
+                Self::with_error_details(Code::NotFound, text, details)
+            }
+            Error::AlreadyExists { kind, name } => {
+                let mut details = info("ALREADY_EXISTS", &[("kind", kind)]);
+                details.set_resource_info(kind, name, "", text.as_str());
+                Self::with_error_details(Code::AlreadyExists, text, details)
+            }
+            Error::LeaseLost(_) => precondition(Code::FailedPrecondition, "LEASE_LOST", "lease", text),
+            Error::NotReady(_) => precondition(Code::FailedPrecondition, "NOT_READY", "state", text),
+            Error::EtagMismatch { name, .. } => precondition(Code::Aborted, "ETAG_MISMATCH", &name, text),
+            Error::RequestIdReused(id) => {
+                precondition(Code::FailedPrecondition, "REQUEST_ID_REUSED", &id, text)
+            }
+            Error::Overloaded { what, retry_after } => {
+                retry(Code::ResourceExhausted, "OVERLOADED", what, retry_after, text)
+            }
+            Error::Unavailable { what, retry_after, source } => {
+                let cause = source.as_deref().map(|e| chain(e)).unwrap_or_default();
+                tracing::warn!(what, cause, "unavailable");
+                retry(Code::Unavailable, "UNAVAILABLE", what, retry_after, text)
+            }
+            Error::Fenced(_) => precondition(Code::Aborted, "JOB_SUPERSEDED", "job", text),
+            Error::Internal(source) => internal(&chain(source.as_ref())),
+        }
+    }
+}
+
+/// A fault of ours: `cause` goes to the log, a fixed text and the request's id to the client.
+pub(super) fn internal(cause: &str) -> Status {
+    tracing::error!(cause, "internal error");
+    let id = guard::request_id();
+    let text = format!("internal error: it is logged under request {id:?}, please tell the operator");
+    let mut details = info("INTERNAL", &[]);
+    details.set_request_info(id, "");
+    Status::with_error_details(Code::Internal, text, details)
+}
+
+/// Too many requests in flight.
+pub(super) fn shed(limit: usize) -> Status {
+    let error =
+        Error::Overloaded { what: "the server's queue of requests", retry_after: Duration::from_millis(200) };
+    tracing::debug!(limit, "request shed");
+    error.into()
+}
+
+/// The request ran past `limit`.
+pub(super) fn deadline(limit: Duration, whose: &str) -> Status {
+    let text = format!(
+        "the request was not done within the {whose} deadline of {} ms: repeat it with the same request_id and a longer one",
+        limit.as_millis()
+    );
+    let details = info("DEADLINE_EXCEEDED", &[("deadline_ms", &limit.as_millis().to_string())]);
+    Status::with_error_details(Code::DeadlineExceeded, text, details)
+}
+
+/// A stream that ends because the server does.
+pub(super) fn going_away() -> Status {
+    let text = "the server is shutting down: reconnect, and go on with the last resume_token".to_owned();
+    retry(Code::Unavailable, "SHUTTING_DOWN", "server", Duration::from_secs(1), text)
+}
+
+/// A message larger than `limit` bytes, from the text the transport gives.
+pub(super) fn too_large(transport: &str, limit: usize) -> Status {
+    let text = format!(
+        "{transport}; send fewer items per message, or images in chunks (AddSamples.image_chunk); operators raise grpc.max_message_bytes"
+    );
+    let details = info("MESSAGE_TOO_LARGE", &[("max_message_bytes", &limit.to_string())]);
+    Status::with_error_details(Code::ResourceExhausted, text, details)
+}
+
+fn info(reason: &str, metadata: &[(&str, &str)]) -> ErrorDetails {
+    let metadata: HashMap<_, _> = metadata.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+fn precondition(code: Code, reason: &str, subject: &str, text: String) -> Status {
+    let mut details = info(reason, &[]);
+    details.add_precondition_failure_violation(reason, subject, text.as_str());
+    Status::with_error_details(code, text, details)
+}
+
+fn retry(code: Code, reason: &str, what: &str, after: Duration, text: String) -> Status {
+    let mut details = info(reason, &[("what", what)]);
+    details.set_retry_info(Some(after));
+    Status::with_error_details(code, text, details)
+}
+
+/// An error and all it came from, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{JobId, Violation};
+
+    /// One of each variant, with its code and reason; a new variant does not compile in the map above.
+    fn every_variant() -> Vec<(Error, Code, &'static str)> {
+        let retry_after = Duration::from_millis(1500);
+        vec![
+            (Error::invalid("size", "must be at least 1"), Code::InvalidArgument, "INVALID_REQUEST"),
+            (Error::NotFound { kind: "Pool", name: "pools/a".into() }, Code::NotFound, "NOT_FOUND"),
+            (
+                Error::AlreadyExists { kind: "Pool", name: "pools/a".into() },
+                Code::AlreadyExists,
+                "ALREADY_EXISTS",
+            ),
+            (Error::LeaseLost("it has expired".into()), Code::FailedPrecondition, "LEASE_LOST"),
+            (Error::NotReady("label first".into()), Code::FailedPrecondition, "NOT_READY"),
+            (
+                Error::EtagMismatch { name: "pools/a".into(), expected: "1".into() },
+                Code::Aborted,
+                "ETAG_MISMATCH",
+            ),
+            (Error::RequestIdReused("r1".into()), Code::FailedPrecondition, "REQUEST_ID_REUSED"),
+            (Error::Overloaded { what: "engine", retry_after }, Code::ResourceExhausted, "OVERLOADED"),
+            (
+                Error::Unavailable { what: "storage", retry_after, source: None },
+                Code::Unavailable,
+                "UNAVAILABLE",
+            ),
+            (Error::Fenced(JobId::new()), Code::Aborted, "JOB_SUPERSEDED"),
+            (Error::internal("relation \"secret\" does not exist"), Code::Internal, "INTERNAL"),
+        ]
+    }
+
+    #[test]
+    fn every_error_has_its_code_and_a_stable_reason() {
+        for (error, code, reason) in every_variant() {
+            let text = format!("{error:?}");
+            let status = Status::from(error);
+            assert_eq!(status.code(), code, "{text}");
+            let info = status.get_details_error_info().expect("every status has an ErrorInfo");
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, DOMAIN), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_violations_arrive_with_their_fields() {
+        let error =
+            Error::Invalid(vec![Violation::new("size", "too small"), Violation::new("parent", "empty")]);
+        let details = Status::from(error).get_details_bad_request().expect("a BadRequest");
+        let fields: Vec<_> = details.field_violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["size", "parent"]);
+    }
+
+    #[test]
+    fn details_say_which_resource_what_precondition_and_when_to_retry() {
+        let status = Status::from(Error::NotFound { kind: "Pool", name: "pools/a".into() });
+        let resource = status.get_details_resource_info().expect("a ResourceInfo");
+        assert_eq!((resource.resource_type.as_str(), resource.resource_name.as_str()), ("Pool", "pools/a"));
+        let status = Status::from(Error::EtagMismatch { name: "pools/a".into(), expected: "1".into() });
+        let failure = status.get_details_precondition_failure().expect("a PreconditionFailure");
+        assert_eq!(failure.violations[0].subject, "pools/a");
+        let retry_after = Duration::from_millis(1500);
+        for error in [
+            Error::Overloaded { what: "engine", retry_after },
+            Error::Unavailable { what: "storage", retry_after, source: None },
+        ] {
+            let info = Status::from(error).get_details_retry_info().expect("a RetryInfo");
+            assert_eq!(info.retry_delay, Some(retry_after));
+        }
+    }
+
+    #[test]
+    fn a_fault_of_ours_tells_clients_nothing_but_the_request() {
+        let status = Status::from(Error::internal("relation \"secret\" does not exist"));
+        assert!(!status.message().contains("secret"));
+        assert!(status.get_details_request_info().is_some());
+    }
+}

@@ -1,0 +1,48 @@
+//! `TrainingService`.
+
+use tonic::{Request, Response, Status};
+
+use super::{Api, convert, names, pb};
+use crate::domain::{JobId, Result};
+
+#[tonic::async_trait]
+impl pb::training_service_server::TrainingService for Api {
+    async fn start_training(
+        &self,
+        request: Request<pb::StartTrainingRequest>,
+    ) -> Result<Response<pb::Training>, Status> {
+        let request = request.into_inner();
+        let pool = convert::one(names::parse_pool("parent", &request.parent))?;
+        let job = self.service.start_training(&pool, &request.request_id).await?;
+        Ok(Response::new(convert::training(&pool, &job)))
+    }
+
+    async fn get_training(
+        &self,
+        request: Request<pb::GetTrainingRequest>,
+    ) -> Result<Response<pb::Training>, Status> {
+        let (pool, id) = convert::one(names::parse_uuid("name", &request.get_ref().name, "trainings"))?;
+        Ok(Response::new(convert::training(&pool, &self.service.get_training(&pool, JobId(id)).await?)))
+    }
+
+    async fn list_trainings(
+        &self,
+        request: Request<pb::ListTrainingsRequest>,
+    ) -> Result<Response<pb::ListTrainingsResponse>, Status> {
+        let request = request.into_inner();
+        let (pool, paged) =
+            convert::list("trainings", &request.parent, request.page_size, &request.page_token)?;
+        let page = self.service.list_trainings(&pool, &paged.page).await?;
+        let trainings = page.items.iter().map(|job| convert::training(&pool, job)).collect();
+        let next_page_token = paged.next(page.next_page_token);
+        Ok(Response::new(pb::ListTrainingsResponse { trainings, next_page_token }))
+    }
+
+    async fn cancel_training(
+        &self,
+        request: Request<pb::CancelTrainingRequest>,
+    ) -> Result<Response<pb::Training>, Status> {
+        let (pool, id) = convert::one(names::parse_uuid("name", &request.get_ref().name, "trainings"))?;
+        Ok(Response::new(convert::training(&pool, &self.service.cancel_training(&pool, JobId(id)).await?)))
+    }
+}
