@@ -38,6 +38,7 @@ CREATE TABLE samples (
     UNIQUE (pool_id, name),
     CHECK (split = 'POOL' OR reference_answer IS NOT NULL)
 );
-CREATE INDEX samples_by_state ON samples (pool_id, split, state, id);
 -- Keyset pages over all of a pool.
 CREATE INDEX samples_by_pool ON samples (pool_id, id);
+-- What wants labels.
+CREATE INDEX samples_wanted ON samples (pool_id, id) WHERE split = 'POOL' AND state = 'UNLABELLED';

@@ -40,7 +40,7 @@ struct Picked {
     round_id: Uuid,
     rank: i64,
     query: Query,
-    /// Annotators of this group who may not have it.
+    /// Annotators who skipped it, hold it or have labelled it.
     barred: Vec<String>,
 }
 
@@ -186,14 +186,13 @@ async fn deal(
     let mut given: HashSet<(&str, Uuid)> = HashSet::new();
     for filter in filters {
         let members: Vec<usize> = (0..group.len()).filter(|&i| group[i].request.groups == filter).collect();
-        let annotators: Vec<_> = members.iter().map(|&i| group[i].request.annotator.clone()).collect();
         let mut after = (-1, -1, Uuid::nil());
         loop {
             let missing: usize = members.iter().map(|&i| wants[i] - dealt[i].len()).sum();
             if missing == 0 {
                 break;
             }
-            let picked = pick(conn, pool, filter, &annotators, after, missing, now).await?;
+            let picked = pick(conn, pool, filter, after, missing, now).await?;
             let Some(last) = picked.last() else { break };
             after = (last.rank, last.slot, last.sample_id);
             for place in picked {
@@ -218,7 +217,6 @@ async fn pick(
     conn: &mut PgConnection,
     pool: &Pool,
     groups: &[String],
-    annotators: &[String],
     after: (i64, i16, Uuid),
     limit: usize,
     now: Time,
@@ -227,10 +225,10 @@ async fn pick(
         r#"SELECT s.sample_id, s.slot, s.round_id AS "round_id!", s.rank, m.name, m.image_keys, m.question, m.choices,
                r.number AS round, i.arm, i.propensity, i.entropy, i.margin, i.value, i.coverage_gain, i.prelabel,
                v.number AS version,
-               ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id AND k.annotator = ANY($8))
+               ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id)
                || ARRAY(SELECT COALESCE(o.annotator, (SELECT l.annotator FROM leases l WHERE l.id = o.lease_id))
                         FROM slots o WHERE o.sample_id = s.sample_id AND o.slot <> s.slot
-                        AND (o.state = 'LABELLED' OR o.available_at > $9))
+                        AND (o.state = 'LABELLED' OR o.available_at > $8))
                    AS "barred!"
            FROM (SELECT sample_id, slot, round_id, rank FROM slots q
                  WHERE pool_id = $1 AND state = 'PLANNED' AND available_at = '-infinity'
@@ -249,7 +247,6 @@ async fn pick(
         groups.is_empty(),
         groups,
         limit as i64,
-        annotators,
         now
     )
     .fetch_all(conn)

@@ -20,7 +20,8 @@ impl Slot {
         self.labelled_by.is_none()
     }
 
-    fn out(&self, now: Time) -> bool {
+    /// Whether somebody holds it now.
+    pub(super) fn out(&self, now: Time) -> bool {
         self.planned() && self.lease.as_ref().is_some_and(|(_, _, until)| *until > now)
     }
 

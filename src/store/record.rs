@@ -88,7 +88,7 @@ impl Store {
         let verdicts: Vec<Verdict> =
             submission.labels.iter().map(|one| judge.judge(one, &mut desks)).collect();
         let mut changes = judge.changes;
-        changes.settle(desks.values().map(|entry| &entry.desk));
+        changes.settle(desks.values().map(|entry| &entry.desk), now);
         let answers = changes.answers();
         changes.write(&mut tx, &pool, submission, now).await?;
         if changes.stored() {
@@ -235,7 +235,12 @@ impl Judge<'_> {
             }
             self.changes.less(*lease);
         }
-        desk.slots.retain(|s| s.labelled_by.is_some());
+        desk.slots.retain(|slot| {
+            if slot.labelled_by.is_none() {
+                self.changes.dropped.push((desk.id, slot.number));
+            }
+            slot.labelled_by.is_some()
+        });
         Ok((if late { VerdictCode::LeaseExpiredAccepted } else { VerdictCode::Accepted }, arm))
     }
 }
@@ -365,7 +370,9 @@ async fn known_labels(
 ) -> Result<HashMap<String, (LabelId, Vec<u8>)>> {
     let ids: Vec<String> = submission.labels.iter().map(|one| one.label.client_label_id.clone()).collect();
     let rows = sqlx::query!(
-        "SELECT client_label_id, id, fingerprint FROM labels WHERE pool_id = $1 AND client_label_id = ANY($2)",
+        "SELECT l.client_label_id, l.id, l.fingerprint FROM unnest($2::text[]) AS q(id)
+         CROSS JOIN LATERAL (SELECT client_label_id, id, fingerprint FROM labels
+                             WHERE pool_id = $1 AND client_label_id = q.id LIMIT 1) l",
         pool.id.0,
         &ids
     )

@@ -31,6 +31,8 @@ pub(super) struct Changes {
     pub(super) added: Vec<(SampleId, i16, LabelId)>,
     /// Places that go back to the plan.
     pub(super) freed: Vec<(SampleId, i16)>,
+    /// Places that nobody is to take any more.
+    pub(super) dropped: Vec<(SampleId, i16)>,
     pub(super) skipped: Vec<(SampleId, String)>,
     /// Queries fewer out, by lease, in the order in which leases are locked.
     less: BTreeMap<LeaseId, i32>,
@@ -44,13 +46,17 @@ impl Changes {
         *self.less.entry(lease).or_default() += 1;
     }
 
-    /// Notes which samples are done with.
-    pub(super) fn settle<'a>(&mut self, desks: impl Iterator<Item = &'a place::Desk>) {
+    /// Notes which samples are done with; their free places go, those that are out stay good.
+    pub(super) fn settle<'a>(&mut self, desks: impl Iterator<Item = &'a place::Desk>, now: Time) {
         let touched: std::collections::HashSet<SampleId> = self.labels.iter().map(|row| row.sample).collect();
-        for Desk { id, state, .. } in desks.filter(|desk| touched.contains(&desk.id)) {
+        for Desk { id, state, slots, .. } in desks.filter(|desk| touched.contains(&desk.id)) {
             match state {
                 SampleState::Unlabelled => {}
-                SampleState::Labelled => self.labelled.push(id.0),
+                SampleState::Labelled => {
+                    self.labelled.push(id.0);
+                    let free = slots.iter().filter(|slot| slot.labelled_by.is_none() && !slot.out(now));
+                    self.dropped.extend(free.map(|slot| (*id, slot.number)));
+                }
                 SampleState::Rejected => self.rejected.push(id.0),
             }
         }
@@ -95,13 +101,12 @@ impl Changes {
         }
         if !self.labelled.is_empty() || !self.rejected.is_empty() {
             sqlx::query!(
-                "WITH gone AS (DELETE FROM slots WHERE state = 'PLANNED' AND (sample_id = ANY($2)
-                               OR (sample_id = ANY($1) AND available_at <= $3)))
-                 UPDATE samples SET state = CASE WHEN id = ANY($1) THEN 'LABELLED' ELSE 'REJECTED' END
-                 WHERE id = ANY($1 || $2) AND state = 'UNLABELLED'",
+                "UPDATE samples s SET state = n.state
+                 FROM (SELECT unnest($1::uuid[]) AS id, 'LABELLED' AS state
+                       UNION ALL SELECT unnest($2::uuid[]), 'REJECTED') n
+                 WHERE s.id = n.id AND s.state = 'UNLABELLED'",
                 &self.labelled,
-                &self.rejected,
-                now
+                &self.rejected
             )
             .execute(&mut *conn)
             .await?;
@@ -205,6 +210,17 @@ impl Changes {
                 &samples,
                 &slots,
                 &labels
+            )
+            .execute(&mut *conn)
+            .await?;
+        }
+        if !self.dropped.is_empty() {
+            let (samples, slots): (Vec<Uuid>, Vec<i16>) = self.dropped.iter().map(|(s, n)| (s.0, *n)).unzip();
+            sqlx::query!(
+                "DELETE FROM slots t USING unnest($1::uuid[], $2::smallint[]) AS n(sample, slot)
+                 WHERE t.sample_id = n.sample AND t.slot = n.slot AND t.state = 'PLANNED'",
+                &samples,
+                &slots
             )
             .execute(&mut *conn)
             .await?;
