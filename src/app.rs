@@ -1,1 +1,237 @@
-//! To be written.
+//! The composition root: makes every part from the settings, joins them, and takes them down in order.
+//!
+//! Invariant: parts start in the order they depend on each other (database, blobs, engine, listeners, worker) and
+//! stop in the opposite one, all within `shutdown_grace`; a part that ends by itself ends the process, with its
+//! error, so that nothing dies silently.
+
+use crate::{
+    blobs::Blobs,
+    engine::{Engine, EngineConfig},
+    grpc, health, http,
+    service::{Clock, Service},
+    settings::Settings,
+    store::{
+        Options, Store,
+        embedded::{Embedded, EmbeddedConfig},
+    },
+    telemetry::Metrics,
+    worker::Worker,
+};
+use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
+use std::{future::Future, net::SocketAddr};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Which halves of the service a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// API and worker.
+    Both,
+    /// API only.
+    Api,
+    /// Worker only; health and metrics are served all the same.
+    Worker,
+}
+
+/// A started service.
+pub struct App {
+    settings: Settings,
+    role: Role,
+    service: Service,
+    embedded: Option<Embedded>,
+    metrics: Metrics,
+    grpc: Option<TcpListener>,
+    http: TcpListener,
+}
+
+impl App {
+    /// Starts every part and binds the listeners; nothing is served before [`App::run_until`].
+    pub async fn start(settings: Settings, role: Role, metrics: Metrics) -> anyhow::Result<Self> {
+        // Ports first: a second service on the same machine is told at once, not after the model is loaded.
+        let http = bind(settings.http.listen, "http.listen").await?;
+        let grpc = match role {
+            Role::Worker => None,
+            Role::Both | Role::Api => Some(bind(settings.grpc.listen, "grpc.listen").await?),
+        };
+        let (store, embedded) = database(&settings).await?;
+        store.migrate().await.context("bringing the database's schema up to date")?;
+        let blobs = Blobs::open(settings.blobs.url.as_deref(), &settings.blob_dir())
+            .context("opening the blob store")?;
+        let engine = Engine::start(engine_config(&settings)).await.context("starting the engine")?;
+        let service = Service {
+            store,
+            blobs,
+            engine,
+            limits: settings.limits.clone(),
+            images: settings.images.clone(),
+            clock: Clock::system(),
+        };
+        Ok(Self { settings, role, service, embedded, metrics, grpc, http })
+    }
+
+    /// Where the API listens; none for a worker.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.grpc.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// The use cases, for callers in the same process.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Serves until `stop` is ready or a part ends by itself, then takes everything down.
+    pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let token = CancellationToken::new();
+        let works = self.role != Role::Api;
+        let (seen, health) = watch::channel(health::look(&self.service, works).await);
+        let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        parts.spawn(done(health::watch(self.service.clone(), works, seen, token.clone())));
+        parts.spawn(done(token.clone().run_until_cancelled_owned(self.metrics.clone().upkeep())));
+        if let Some(listener) = self.grpc.take() {
+            tracing::info!(address = %listener.local_addr()?, "gRPC listens");
+            let (service, settings, token) =
+                (self.service.clone(), self.settings.grpc.clone(), token.clone());
+            let health = health.clone();
+            parts.spawn(async move {
+                grpc::serve(service, listener, &settings, health, token).await.context("the gRPC server")
+            });
+        }
+        tracing::info!(address = %self.http.local_addr()?, "metrics and health listen");
+        let router = http::router(self.metrics.clone(), move || {
+            let now = *health.borrow();
+            async move { readiness(now) }
+        });
+        let serving = http::serve(self.http, router, token.clone().cancelled_owned());
+        parts.spawn(async move { serving.await.context("the HTTP server") });
+        if works {
+            let worker = Worker::new(self.service.clone(), self.settings.worker.clone());
+            let token = token.clone();
+            parts.spawn(async move { done(worker.run(token)).await });
+        }
+
+        let ended = tokio::select! {
+            () = stop => None,
+            ended = parts.join_next() => ended,
+        };
+        if ended.is_some() {
+            tracing::error!("a part of the service ended by itself: shutting down");
+        } else {
+            tracing::info!(grace = ?self.settings.shutdown_grace, "shutting down");
+        }
+        token.cancel();
+        let mut result = ended.map_or(Ok(()), flatten);
+        let drain = async {
+            while let Some(ended) = parts.join_next().await {
+                result = std::mem::replace(&mut result, Ok(())).and(flatten(ended));
+            }
+        };
+        if tokio::time::timeout(self.settings.shutdown_grace, drain).await.is_err() {
+            tracing::warn!("some requests or jobs outlived the grace; jobs resume from their checkpoints");
+            parts.abort_all();
+        }
+        self.service.engine.stop();
+        self.service.store.close().await;
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await;
+        }
+        tracing::info!("stopped");
+        result
+    }
+}
+
+/// Connects to the database of the settings, which must be there already.
+pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
+    let url = settings.database.url.as_ref().context("database.url is not set")?;
+    Ok(Store::connect(url.expose_secret(), &options(settings)).await?)
+}
+
+/// Applies the migrations and stops.
+pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
+    let (store, embedded) = database(settings).await?;
+    store.migrate().await.context("bringing the database's schema up to date")?;
+    store.close().await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    println!("the schema is up to date");
+    Ok(())
+}
+
+/// Ready on SIGTERM or SIGINT.
+pub async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut stream) => {
+                stream.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = terminate => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// The server of the settings, or a private one under the state folder.
+async fn database(settings: &Settings) -> anyhow::Result<(Store, Option<Embedded>)> {
+    if settings.database.url.is_some() {
+        return Ok((connect(settings).await.context("connecting to database.url")?, None));
+    }
+    let config =
+        EmbeddedConfig { state_dir: settings.state_dir.clone(), bin_dir: settings.database.bin_dir.clone() };
+    let embedded = Embedded::start(config).await.context("starting the private Postgres")?;
+    let store = Store::connect(embedded.url(), &options(settings))
+        .await
+        .context("connecting to the private Postgres")?;
+    Ok((store, Some(embedded)))
+}
+
+fn engine_config(settings: &Settings) -> EngineConfig {
+    let engine = &settings.engine;
+    EngineConfig {
+        model_dir: engine.model_dir.clone(),
+        device: engine.device.clone(),
+        threads: engine.threads,
+        queue: engine.queue,
+        token_budget: engine.token_budget,
+        resident_versions: engine.resident_versions,
+        ..EngineConfig::default()
+    }
+}
+
+fn options(settings: &Settings) -> Options {
+    Options {
+        max_connections: settings.database.max_connections,
+        acquire_timeout: settings.database.connect_timeout,
+    }
+}
+
+/// What `/readyz` says, part by part.
+fn readiness(health: grpc::Health) -> Vec<http::Readiness> {
+    let part = |part, works: bool, problem: &str| http::Readiness {
+        part,
+        problem: (!works).then(|| problem.to_owned()),
+    };
+    vec![
+        part("storage", health.storage, "the database does not answer"),
+        part("engine", health.engine, "the thread that owns the model has ended: restart the service"),
+    ]
+}
+
+async fn done<T>(part: impl Future<Output = T>) -> anyhow::Result<()> {
+    part.await;
+    Ok(())
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}: choose a free one by {key} (port 0 takes any)"))
+}
+
+fn flatten(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Result<()> {
+    ended.unwrap_or_else(|error| Err(anyhow::anyhow!("a part of the service panicked: {error}")))
+}

@@ -10,9 +10,12 @@
 pub mod acquisition;
 pub mod app;
 pub mod blobs;
+pub mod cli;
+pub mod doctor;
 pub mod domain;
 pub mod engine;
 pub mod grpc;
+pub mod health;
 pub mod http;
 pub mod lab;
 pub mod model;

@@ -1,2 +1,59 @@
-//! The `active-vlm` binary.
-fn main() {}
+//! The `active-vlm` binary: reads the settings, starts telemetry, runs what was asked for until a signal.
+
+use active_vlm::{app, cli, doctor, lab, settings::Settings, telemetry};
+use anyhow::Context as _;
+use clap::Parser as _;
+use cli::{Cli, Command, ConfigCommand, LabCommand};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // One TLS provider in the process, chosen before anything can ask for another.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("active-vlm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(&cli.config).context("reading the settings")?;
+    match cli.command {
+        Command::Serve { no_worker } => {
+            let role = if no_worker { app::Role::Api } else { app::Role::Both };
+            serve(settings, role)
+        }
+        Command::Worker => serve(settings, app::Role::Worker),
+        Command::Migrate => runtime()?.block_on(app::migrate(&settings)).map(|()| ExitCode::SUCCESS),
+        Command::Doctor => Ok(runtime()?.block_on(doctor::run(&settings))),
+        Command::Config(ConfigCommand::Show) => {
+            print!("{}", settings.render());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Lab(LabCommand::Pretrain(args)) => worded(lab::pretrain::run(&args)),
+        Command::Lab(LabCommand::Probe(args)) => worded(lab::probe::run(&args)),
+        Command::Lab(LabCommand::Demo(args)) => {
+            runtime()?.block_on(lab::demo::run(&args)).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn serve(settings: Settings, role: app::Role) -> anyhow::Result<ExitCode> {
+    telemetry::init_logs(&settings.log)?;
+    let metrics = telemetry::Metrics::install()?;
+    runtime()?.block_on(async move {
+        let app = app::App::start(settings, role, metrics).await?;
+        app.run_until(app::signal()).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn worded(ended: Result<(), lab::pretrain::LabError>) -> anyhow::Result<ExitCode> {
+    ended.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from_boxed)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the async runtime")
+}

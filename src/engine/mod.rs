@@ -12,6 +12,7 @@ mod flops;
 mod fork;
 mod handle;
 mod prepare;
+pub mod probe;
 mod queue;
 mod scoring;
 mod sight;

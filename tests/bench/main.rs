@@ -1,1 +1,38 @@
-fn main() {}
+//! Benchmarks of the service, each beside the floor or the peer it is measured against, in one run.
+//!
+//! `make bench` runs them all on a durable Postgres, prints the table and writes `target/bench/results.json`;
+//! `make bench ONLY=next_batch` runs the rows of that name.
+
+mod add_samples;
+mod next_batch;
+mod report;
+mod scoring;
+mod server;
+mod submit_labels;
+
+use report::Report;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // Cargo passes `--bench`; what remains is the name asked for.
+    let only = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    let mut report = Report::default();
+    if wanted("next_batch") {
+        next_batch::run(&mut report).await?;
+    }
+    if wanted("submit_labels") {
+        submit_labels::run(&mut report).await?;
+    }
+    if wanted("add_samples") {
+        add_samples::run(&mut report).await?;
+    }
+    if wanted("ingest_memory") {
+        add_samples::memory(&mut report).await?;
+    }
+    if wanted("scoring") {
+        scoring::run(&mut report).await?;
+    }
+    anyhow::ensure!(!report.is_empty(), "no benchmark is called {only:?}: see tests/bench/main.rs");
+    report.finish()
+}

@@ -27,6 +27,7 @@ impl Account {
         Ok(Self { drop_to: Some((user.uid, user.gid)) })
     }
 
+    #[cfg(test)]
     /// Whether the service is root and the server is not.
     pub(super) fn drops(&self) -> bool {
         self.drop_to.is_some()

@@ -1,0 +1,59 @@
+//! The command line. Everything that is not a verb is a setting (see `active-vlm config show`).
+
+use crate::lab;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Active learning for vision-language models, as a service.
+#[derive(Debug, Parser)]
+#[command(name = "active-vlm", version, about)]
+pub struct Cli {
+    /// TOML file with settings; may be given several times, later ones win. Environment variables
+    /// (`ACTIVE_VLM__GRPC__LISTEN=...`) win over files.
+    #[arg(long, short, global = true, value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the gRPC API and run the background worker.
+    Serve {
+        /// Leave scoring, planning and training to `active-vlm worker` processes.
+        #[arg(long)]
+        no_worker: bool,
+    },
+    /// Run the background worker only.
+    Worker,
+    /// Bring the database's schema up to date and stop.
+    Migrate,
+    /// Check libtorch, device, Postgres, disk and model folder, and say how to cure what is wrong.
+    Doctor,
+    /// Show the effective settings, secrets hidden.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Experiments that use the service's own code.
+    #[command(subcommand)]
+    Lab(LabCommand),
+}
+
+/// What to do with the settings.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print them.
+    Show,
+}
+
+/// Experiments.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Train the toy base model from a fixed seed on procedural boards.
+    Pretrain(lab::pretrain::PretrainArgs),
+    /// Show what a few hundred random labels teach the base, without the service.
+    Probe(lab::probe::ProbeArgs),
+    /// Play three annotators against a real service, and compare with random selection.
+    Demo(lab::demo::Args),
+}
