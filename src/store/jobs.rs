@@ -8,8 +8,8 @@ use sqlx::{PgConnection, types::Json};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Claims allowed before a job is set aside as poisoned.
-const MAX_ATTEMPTS: i32 = 3;
+/// Claims allowed before a job is set aside as poisoned, where nothing else is said.
+pub(super) const MAX_ATTEMPTS: i32 = 3;
 
 pub(super) struct JobRow {
     pub(super) id: Uuid,
@@ -116,6 +116,14 @@ pub(super) async fn fence(conn: &mut PgConnection, job: &Job) -> Result<()> {
     held.map(|_| ()).ok_or(Error::Fenced(job.id))
 }
 
+/// Tells the watchers of a job's round that it went on; the pool's row stays locked to the end.
+async fn show(conn: &mut PgConnection, job: &Job) -> Result<()> {
+    let Some(round) = job.round_id else { return Ok(()) };
+    let revision = super::pools::bump(&mut *conn, job.pool_id).await?;
+    sqlx::query!("UPDATE rounds SET revision = $2 WHERE id = $1", round.0, revision).execute(conn).await?;
+    Ok(())
+}
+
 /// Marks a fenced job as done.
 pub(super) async fn succeed(
     conn: &mut PgConnection,
@@ -152,7 +160,7 @@ impl Store {
         self.bury_poisoned(&kinds, dead, now).await?;
         let claimed = sqlx::query_scalar!(
             "UPDATE jobs SET state = 'RUNNING', epoch = epoch + 1, attempts = attempts + 1, worker = $2,
-                             heartbeat_at = $3, started_at = COALESCE(started_at, $3)
+                             heartbeat_at = $3, started_at = COALESCE(started_at, $3), max_attempts = $5
              WHERE id = (
                  SELECT j.id FROM jobs j WHERE j.kind = ANY($1) AND (
                      (j.state = 'RUNNING' AND j.heartbeat_at < $4 AND j.attempts < j.max_attempts)
@@ -163,7 +171,8 @@ impl Store {
             &kinds,
             worker,
             now,
-            dead
+            dead,
+            self.max_attempts
         )
         .fetch_optional(&self.pool)
         .await
@@ -179,7 +188,10 @@ impl Store {
     }
 
     /// Says that the attempt lives and how far it is; answers whether somebody asked to stop it.
+    ///
+    /// Progress is a change of its round, which watchers see.
     pub async fn heartbeat(&self, job: &Job, progress: Option<&Progress>, now: Time) -> Result<bool> {
+        let mut tx = self.pool.begin().await?;
         let row = sqlx::query!(
             "UPDATE jobs SET heartbeat_at = $3, progress = COALESCE($4, progress)
              WHERE id = $1 AND epoch = $2 AND state = 'RUNNING' RETURNING cancel_requested",
@@ -188,13 +200,19 @@ impl Store {
             micros(now),
             progress.map(Json) as _
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *tx)
         .await?;
-        row.map(|r| r.cancel_requested).ok_or(Error::Fenced(job.id))
+        let cancel = row.ok_or(Error::Fenced(job.id))?.cancel_requested;
+        if progress.is_some() {
+            show(&mut tx, job).await?;
+        }
+        tx.commit().await?;
+        Ok(cancel)
     }
 
     /// Names the blob from which the next attempt goes on.
     pub async fn checkpoint(&self, job: &Job, key: &str, progress: &Progress, now: Time) -> Result<()> {
+        let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
             "UPDATE jobs SET heartbeat_at = $3, checkpoint_key = $4, progress = $5
              WHERE id = $1 AND epoch = $2 AND state = 'RUNNING'",
@@ -204,9 +222,14 @@ impl Store {
             key,
             Json(progress) as _
         )
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
-        if done.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(job.id)) }
+        if done.rows_affected() == 0 {
+            return Err(Error::Fenced(job.id));
+        }
+        show(&mut tx, job).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// Ends a job that had nothing (more) to do.

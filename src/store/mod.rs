@@ -75,6 +75,7 @@ pub struct Store {
     pool: PgPool,
     desk: Arc<claim_desk::Desk>,
     hub: Arc<watch::Hub>,
+    max_attempts: i32,
 }
 
 impl std::fmt::Debug for Store {
@@ -108,7 +109,13 @@ impl Store {
     pub fn from_pool(pool: PgPool) -> Self {
         let desk = Arc::new(claim_desk::Desk::new(pool.clone()));
         let hub = Arc::new(watch::Hub::new(pool.clone()));
-        Self { pool, desk, hub }
+        Self { pool, desk, hub, max_attempts: jobs::MAX_ATTEMPTS }
+    }
+
+    /// The same store, whose claims allow a job so many attempts.
+    #[must_use]
+    pub fn with_max_attempts(self, max_attempts: u32) -> Self {
+        Self { max_attempts: max_attempts.clamp(1, i32::MAX as u32) as i32, ..self }
     }
 
     /// Brings the schema up to date; several processes may do so at once.

@@ -6,6 +6,8 @@
 //! one is taken over once its heartbeat is old. Deliberately absent: cron, priorities, a queue of its own.
 
 mod attempt;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     domain::{JobKind, Result},
@@ -34,7 +36,8 @@ pub struct Worker {
 
 impl Worker {
     /// A worker with a name of its own.
-    pub fn new(service: Service, settings: settings::Worker) -> Self {
+    pub fn new(mut service: Service, settings: settings::Worker) -> Self {
+        service.store = service.store.with_max_attempts(settings.max_attempts);
         let name = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
         Self { service, settings, name }
     }
