@@ -74,7 +74,7 @@ mod tests {
         let page = Page::cut(vec![1_i64, 2, 3], 2, "rounds", i64::to_string);
         assert_eq!(page.items, [1, 2]);
         let next = PageRequest { size: 2, token: page.next_page_token };
-        assert_eq!(next.after_key::<i64>("rounds").unwrap(), Some(2));
+        assert_eq!(next.after_key::<i64>("rounds").expect("a token"), Some(2));
         assert!(matches!(next.after("labels"), Err(Error::Invalid(_))));
         assert!(Page::cut(vec![1_i64, 2], 2, "rounds", i64::to_string).next_page_token.is_none());
     }

@@ -11,7 +11,7 @@ use crate::{
     },
     settings,
 };
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinHandle},
@@ -34,6 +34,21 @@ pub(super) async fn run(
     job: Job,
     shutdown: &CancellationToken,
 ) {
+    let body = |service, attempt| async move { work(&service, &attempt).await };
+    run_with(service, settings, job, shutdown, body).await;
+}
+
+/// As `run`, with the work given.
+pub(super) async fn run_with<F, W>(
+    service: &Service,
+    settings: &settings::Worker,
+    job: Job,
+    shutdown: &CancellationToken,
+    body: F,
+) where
+    F: FnOnce(Service, Attempt) -> W,
+    W: Future<Output = std::result::Result<(), Interrupted>> + Send + 'static,
+{
     let span = tracing::info_span!(
         "job", job = %job.id, kind = ?job.kind, pool = %job.pool_id, round = job.round, attempt = job.attempts,
         epoch = job.epoch
@@ -49,8 +64,7 @@ pub(super) async fn run(
             crash_at: settings.crash_at.clone(),
             signal,
         };
-        let own = service.clone();
-        let work = tokio::spawn(async move { work(&own, &attempt).await }.in_current_span());
+        let work = tokio::spawn(body(service.clone(), attempt).in_current_span());
         let outcome = accompany(service, settings.heartbeat, &job, work, &tell, shutdown).await;
         let result = conclude(service, &job, outcome, shutdown).await;
         let kind = kind_label(job.kind);

@@ -1,0 +1,189 @@
+//! What comes in: samples and labels judged one by one, leases, pools that go.
+
+use super::*;
+use crate::{
+    domain::{Error, VerdictCode},
+    service::{ItemCode, Release, Renew},
+};
+
+#[sqlx::test]
+async fn every_sample_is_judged_by_itself_and_repeating_is_harmless(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", policy(), 3).await;
+    let good = sample(50, Split::Pool);
+    let with = |change: fn(&mut IncomingSample)| {
+        let mut sample = sample(51, Split::Validation);
+        change(&mut sample);
+        sample
+    };
+    let samples = vec![
+        good.clone(),
+        good.clone(),
+        IncomingSample { question: "other?".to_owned(), ..good.clone() },
+        sample(0, Split::Pool),
+        with(|s| s.images = vec![Bytes::from_static(b"no image")]),
+        with(|s| s.images.clear()),
+        with(|s| s.media_types = vec!["image/webp".to_owned()]),
+        with(|s| s.question = "  ".to_owned()),
+        with(|s| s.question = "x".repeat(5000)),
+        with(|s| s.reference_answer = None),
+        with(|s| s.reference_answer = Some("purple".to_owned())),
+        with(|s| s.choices = vec!["one".to_owned()]),
+        with(|s| s.name = "a/b".to_owned()),
+        with(|_| {}),
+    ];
+    let results = stage.service.add_samples("light", samples.clone()).await.expect("an intake");
+    let codes: Vec<ItemCode> = results.iter().map(|r| r.code).collect();
+    use ItemCode::{Added, Rejected, Unchanged};
+    let mut expected = vec![Added, Unchanged, Rejected, Unchanged];
+    expected.extend([Rejected; 9]);
+    expected.push(Added);
+    assert_eq!(codes, expected, "{results:#?}");
+    assert!(results[10].reason.contains("\"bright\", \"dark\""), "{}", results[10].reason);
+    let again = stage.service.add_samples("light", samples).await.expect("an intake");
+    assert!(again.iter().all(|r| r.code != Added), "{again:#?}");
+    let stored = stage.service.get_sample("light", &good.name).await.expect("the sample");
+    assert_eq!(stage.service.image(&stored.content.image_keys[0]).await.expect("its image"), good.images[0]);
+    let missing = stage.service.add_samples("nowhere", vec![good]).await;
+    assert!(matches!(missing, Err(Error::NotFound { kind: "Pool", .. })), "{missing:?}");
+}
+
+#[sqlx::test]
+async fn labels_are_judged_one_by_one_and_a_repeated_request_is_answered_the_same(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", policy(), 20).await;
+    let batch = stage.planned_batch("light", 2, "r1").await;
+    let lease = batch.lease.clone().expect("a lease");
+    let label = |id: &str, sample: &str, text: &str| NewLabel {
+        sample: sample.to_owned(),
+        client_label_id: id.to_owned(),
+        content: Content::Answer(Answer { text: text.to_owned(), ..Answer::default() }),
+        lead_time_ms: None,
+        seen_version: None,
+    };
+    let (first, second) = (&batch.queries[0].sample, &batch.queries[1].sample);
+    let request = SubmitLabels {
+        pool: "light".to_owned(),
+        request_id: "l1".to_owned(),
+        lease: Some(lease.id),
+        token: Some(lease.token),
+        annotator: "ann".to_owned(),
+        labels: vec![
+            label("a", first, "BRIGHT."),
+            label("b", second, "purple"),
+            label("c", "nobody", "dark"),
+            label("a", first, "BRIGHT."),
+            label("d", second, "dark"),
+        ],
+    };
+    let verdicts = stage.service.submit_labels(request.clone()).await.expect("verdicts");
+    use VerdictCode::{Accepted, Duplicate, Invalid};
+    let codes: Vec<VerdictCode> = verdicts.iter().map(|v| v.code).collect();
+    assert_eq!(codes, [Accepted, Invalid, Invalid, Duplicate, Accepted], "{verdicts:#?}");
+    assert!(verdicts[1].reason.contains("\"bright\", \"dark\""), "{}", verdicts[1].reason);
+    assert_eq!(stage.service.submit_labels(request.clone()).await.expect("a replay"), verdicts);
+
+    let other = SubmitLabels { labels: vec![label("e", first, "dark")], ..request.clone() };
+    assert!(matches!(stage.service.submit_labels(other).await, Err(Error::RequestIdReused(_))));
+    let empty =
+        SubmitLabels { labels: Vec::new(), token: None, request_id: String::new(), ..request.clone() };
+    let Err(Error::Invalid(violations)) = stage.service.submit_labels(empty).await else {
+        panic!("malformed")
+    };
+    let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+    assert_eq!(fields, ["request_id", "labels", "lease.token"]);
+    let stolen = SubmitLabels { token: Some(uuid::Uuid::nil()), request_id: "l2".to_owned(), ..request };
+    assert!(matches!(stage.service.submit_labels(stolen).await, Err(Error::LeaseLost(_))));
+    let stored = stage
+        .service
+        .list_labels("light", None, &PageRequest { size: 1, token: None })
+        .await
+        .expect("a page");
+    assert_eq!(stored.items.len(), 1);
+    let rest = PageRequest { size: 9, token: stored.next_page_token };
+    assert_eq!(stage.service.list_labels("light", None, &rest).await.expect("a page").items.len(), 1);
+}
+
+#[sqlx::test]
+async fn leases_are_renewed_released_and_run_out(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", Policy { lease_ttl: Duration::from_secs(60), ..policy() }, 20).await;
+    let batch = stage.planned_batch("light", 3, "r1").await;
+    let lease = batch.lease.clone().expect("a lease");
+    let renew = Renew { pool: "light".to_owned(), lease: lease.id, token: lease.token, ttl: None };
+    stage.clock.advance(Duration::from_secs(30));
+    let renewed = stage.service.renew_lease(renew.clone()).await.expect("more time");
+    assert_eq!(renewed.expires_at, lease.expires_at + Duration::from_secs(30));
+    let long = Renew { ttl: Some(Duration::from_secs(10_000_000)), ..renew.clone() };
+    assert!(matches!(stage.service.renew_lease(long).await, Err(Error::Invalid(_))));
+    let release = Release {
+        pool: "light".to_owned(),
+        lease: lease.id,
+        token: lease.token,
+        samples: vec![batch.queries[0].sample.clone()],
+        reason: "too dark".to_owned(),
+    };
+    assert_eq!(stage.service.release_queries(release).await.expect("one back"), 1);
+    let live = stage.service.list_leases("light", &PageRequest::default()).await.expect("leases").items;
+    assert_eq!((live.len(), live[0].held), (1, 2));
+    stage.clock.advance(Duration::from_secs(61));
+    assert!(matches!(stage.service.renew_lease(renew).await, Err(Error::LeaseLost(_))));
+    let next = stage.ask("light", "bob", 3, "b1").await;
+    let samples = |batch: &Batch| batch.queries.iter().map(|q| q.sample.clone()).collect::<Vec<_>>();
+    assert_eq!(samples(&next), samples(&batch), "they come back in rank order");
+    let verdicts = stage.label("light", &batch, "late").await;
+    assert!(
+        verdicts.iter().all(|v| v.code == VerdictCode::OverlapFull),
+        "they are out with bob: {verdicts:?}"
+    );
+}
+
+#[sqlx::test]
+async fn a_deleted_pool_takes_no_work_and_is_purged(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", policy(), 20).await;
+    stage.labelled_round("light", "r1").await;
+    stage.service.delete_pool("light", None).await.expect("a job");
+    let error = stage.service.start_training("light", "").await.expect_err("no work");
+    assert!(matches!(error, Error::NotReady(_)), "{error}");
+    stage.work().await;
+    let gone = stage.service.get_pool("light").await;
+    assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+    stage.pool("light", policy(), 2).await;
+}
+
+#[sqlx::test]
+async fn a_pool_is_made_once_and_changed_under_its_etag(db: PgPool) {
+    let stage = stage(db).await;
+    let create = CreatePool {
+        name: "Light!".to_owned(),
+        answers: vec!["yes".to_owned(), "Yes.".to_owned()],
+        policy: Policy { max_labels: 0, ..policy() },
+        ..CreatePool::default()
+    };
+    let Err(Error::Invalid(violations)) = stage.service.create_pool(create.clone()).await else {
+        panic!("malformed")
+    };
+    let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+    assert_eq!(fields, ["pool_id", "pool.answers", "pool.policy.max_labels"]);
+    let create = CreatePool {
+        name: "light".to_owned(),
+        answers: Vec::new(),
+        policy: policy(),
+        request_id: "c1".to_owned(),
+        ..create
+    };
+    let pool = stage.service.create_pool(create.clone()).await.expect("a pool");
+    assert_eq!(stage.service.create_pool(create.clone()).await.expect("the same"), pool);
+    let other = CreatePool { request_id: "c2".to_owned(), ..create };
+    assert!(matches!(stage.service.create_pool(other).await, Err(Error::AlreadyExists { .. })));
+    let patch = crate::service::PoolPatch {
+        display_name: Some("Light".to_owned()),
+        policy: None,
+        etag: Some(pool.etag),
+    };
+    let changed = stage.service.update_pool("light", patch.clone()).await.expect("a change");
+    assert_eq!((changed.display_name.as_str(), &changed.policy), ("Light", &pool.policy));
+    assert!(matches!(stage.service.update_pool("light", patch).await, Err(Error::EtagMismatch { .. })));
+    assert_eq!(stage.service.list_pools(&PageRequest::default()).await.expect("pools").items.len(), 1);
+}
