@@ -216,6 +216,7 @@ impl Store {
             training::begin_if_due(&mut tx, pool.id, &pool.policy, &round, now).await?;
         }
         tx.commit().await?;
+        self.analyse(plan.items.len() as i64, "ANALYZE plan_items, slots, scores").await;
         Ok(())
     }
 

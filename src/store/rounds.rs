@@ -244,6 +244,7 @@ impl Store {
         }
         let round = newest(&mut tx, pool).await?;
         tx.commit().await?;
+        self.analyse(round.as_ref().map_or(0, |round| round.score_total), "ANALYZE samples").await;
         Ok(round)
     }
 
