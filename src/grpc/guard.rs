@@ -133,7 +133,7 @@ where
                 }
             };
             let reply = match answered {
-                Ok(Ok(reply)) => told_how_large(reply?, guard.max_message),
+                Ok(Ok(reply)) => enriched(reply?, guard.max_message),
                 Ok(Err(panic)) => status::internal(&format!("panic: {}", panic_text(&*panic))).into_http(),
                 Err(late) => late.into_http(),
             };
@@ -143,20 +143,14 @@ where
     }
 }
 
-/// Puts rich details to the bare refusal of a message that is too large.
-fn told_how_large(reply: http::Response<Body>, limit: usize) -> http::Response<Body> {
-    if code(reply.headers()) != Some(Code::OutOfRange) {
-        return reply;
+/// Puts details to what the transport refused by itself: such a reply has its status among the headers.
+fn enriched(reply: http::Response<Body>, limit: usize) -> http::Response<Body> {
+    let bare = code(reply.headers()).is_some_and(|code| code != Code::Ok)
+        && !reply.headers().contains_key("grpc-status-details-bin");
+    match bare.then(|| Status::from_header_map(reply.headers())).flatten() {
+        Some(bare) => status::enriched(bare, limit).into_http(),
+        None => reply,
     }
-    match Status::from_header_map(reply.headers()) {
-        Some(bare) if is_too_large(&bare) => status::too_large(bare.message(), limit).into_http(),
-        _ => reply,
-    }
-}
-
-/// Whether the transport refused a message for its size.
-pub(super) fn is_too_large(status: &Status) -> bool {
-    status.code() == Code::OutOfRange && status.message().contains("message length too large")
 }
 
 /// The id the client gave the request, if it can be used, else a new one.
@@ -324,13 +318,12 @@ mod tests {
     }
 
     #[test]
-    fn a_message_too_large_is_told_with_the_limit() {
+    fn what_the_transport_refuses_is_told_with_details() {
         let bare = Status::out_of_range(
             "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
         );
-        let rich = told_how_large(bare.into_http(), 8);
-        let rich = Status::from_header_map(rich.headers()).expect("a status");
+        let rich = Status::from_header_map(enriched(bare.into_http(), 8).headers()).expect("a status");
         assert_eq!(rich.code(), Code::ResourceExhausted);
-        assert_eq!(rich.get_details_error_info().expect("an ErrorInfo").metadata["max_message_bytes"], "8");
+        assert_eq!(rich.get_details_error_info().expect("an ErrorInfo").reason, "MESSAGE_TOO_LARGE");
     }
 }

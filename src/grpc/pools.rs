@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Api,
     convert::{self, Incoming},
-    guard, images,
+    images,
     intake::{Intake, Item},
     names,
     page::Paged,
@@ -138,10 +138,7 @@ impl Api {
         intake: &mut Intake,
     ) -> Result<Vec<Item>, Status> {
         while !intake.is_full() {
-            let message = messages.message().await.map_err(|error| match error {
-                large if guard::is_too_large(&large) => status::too_large(large.message(), self.max_message),
-                other => other,
-            })?;
+            let message = messages.message().await.map_err(|e| status::enriched(e, self.max_message))?;
             let Some(message) = message else {
                 intake.end()?;
                 break;

@@ -89,13 +89,31 @@ pub(super) fn going_away() -> Status {
     retry(Code::Unavailable, "SHUTTING_DOWN", "server", Duration::from_secs(1), text)
 }
 
-/// A message larger than `limit` bytes, from the text the transport gives.
-pub(super) fn too_large(transport: &str, limit: usize) -> Status {
-    let text = format!(
-        "{transport}; send fewer items per message, or images in chunks (AddSamples.image_chunk); operators raise grpc.max_message_bytes"
-    );
-    let details = info("MESSAGE_TOO_LARGE", &[("max_message_bytes", &limit.to_string())]);
-    Status::with_error_details(Code::ResourceExhausted, text, details)
+/// What the transport refused by itself, with details; `limit` is that of messages, in bytes.
+pub(super) fn enriched(bare: Status, limit: usize) -> Status {
+    if bare.code() == Code::Ok || !bare.details().is_empty() {
+        return bare;
+    }
+    let text = bare.message();
+    let (code, reason, text) = match bare.code() {
+        Code::OutOfRange if text.contains("message length too large") => {
+            let cure = "send fewer items per message, or images in chunks (AddSamples.image_chunk); operators raise grpc.max_message_bytes";
+            (Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{text}; {cure}"))
+        }
+        // The client's bytes are wrong, not we.
+        Code::Internal if text.contains("failed to decode Protobuf") => (
+            Code::InvalidArgument,
+            "MALFORMED_MESSAGE",
+            format!("{text}: encode it by this server's descriptors"),
+        ),
+        Code::Unimplemented if text.is_empty() => {
+            let text = "this server has no such method: reflection lists those it has";
+            (Code::Unimplemented, "NO_SUCH_METHOD", text.to_owned())
+        }
+        code => (code, "TRANSPORT", text.to_owned()),
+    };
+    let details = info(reason, &[("max_message_bytes", &limit.to_string())]);
+    Status::with_error_details_and_metadata(code, text, details, bare.metadata().clone())
 }
 
 fn info(reason: &str, metadata: &[(&str, &str)]) -> ErrorDetails {
@@ -197,6 +215,27 @@ mod tests {
             let info = Status::from(error).get_details_retry_info().expect("a RetryInfo");
             assert_eq!(info.retry_delay, Some(retry_after));
         }
+    }
+
+    #[test]
+    fn what_the_transport_refuses_by_itself_gets_details_and_the_right_code() {
+        let large = Status::out_of_range(
+            "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
+        );
+        let broken = Status::internal("failed to decode Protobuf message: invalid tag value: 0");
+        for (bare, code, reason) in [
+            (large, Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+            (broken, Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            (Status::unimplemented(""), Code::Unimplemented, "NO_SUCH_METHOD"),
+            (Status::unknown("?"), Code::Unknown, "TRANSPORT"),
+        ] {
+            let rich = enriched(bare, 8);
+            let info = rich.get_details_error_info().expect("an ErrorInfo");
+            assert_eq!((rich.code(), info.reason.as_str()), (code, reason));
+            assert_eq!(info.metadata["max_message_bytes"], "8");
+        }
+        let ours = Status::from(Error::NotReady("label first".into()));
+        assert_eq!(enriched(ours, 8).get_details_error_info().expect("an ErrorInfo").reason, "NOT_READY");
     }
 
     #[test]

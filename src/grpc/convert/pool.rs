@@ -27,7 +27,7 @@ pub(in crate::grpc) fn create_pool(request: pb::CreatePoolRequest) -> Result<Cre
 pub(in crate::grpc) fn pool_patch(request: &pb::UpdatePoolRequest, now: &Pool) -> Result<PoolPatch> {
     let mut check = Check::default();
     let new = request.pool.clone().unwrap_or_default();
-    let asked = new.policy.clone().unwrap_or_default();
+    let asked = new.policy.unwrap_or_default();
     let mut wire = policy::to_wire(&now.policy);
     let mut patch = PoolPatch { etag: Some(now.etag), ..PoolPatch::default() };
     let mut policy_changes = false;
@@ -35,10 +35,10 @@ pub(in crate::grpc) fn pool_patch(request: &pb::UpdatePoolRequest, now: &Pool) -
     for path in paths {
         match path.as_str() {
             "display_name" => patch.display_name = Some(new.display_name.clone()),
-            "policy" => (wire, policy_changes) = (asked.clone(), true),
+            "policy" => (wire, policy_changes) = (asked, true),
             "*" => {
                 patch.display_name = Some(new.display_name.clone());
-                (wire, policy_changes) = (asked.clone(), true);
+                (wire, policy_changes) = (asked, true);
             }
             path => {
                 let field = path.strip_prefix("policy.").unwrap_or_default();
