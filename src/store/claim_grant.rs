@@ -1,9 +1,12 @@
 //! One group of claims in one transaction: read, pick under locks, deal out, write.
 
-use super::{claim::Claim, claim_desk::Waiting, idle, text};
-use crate::domain::{
-    Batch, Error, Fallback, Lease, LeaseId, Outcome, Pool, Query, Result, Time, Uncertainty,
+use super::{
+    claim::Claim,
+    claim_desk::Waiting,
+    claim_pick::{Picked, pick, read_queries},
+    idle, text,
 };
+use crate::domain::{Batch, Error, Fallback, Lease, LeaseId, Outcome, Pool, Result, Time};
 use sqlx::{PgConnection, PgPool, types::Json};
 use std::{collections::HashSet, time::Duration};
 use uuid::Uuid;
@@ -31,55 +34,6 @@ pub(super) struct Facts {
     head: Option<Json<Batch>>,
     sample_ids: Option<Vec<Uuid>>,
     round_ids: Option<Vec<Uuid>>,
-}
-
-/// A place with everything its query shows.
-struct Picked {
-    sample_id: Uuid,
-    slot: i16,
-    round_id: Uuid,
-    rank: i64,
-    query: Query,
-    /// Annotators who skipped it, hold it or have labelled it.
-    barred: Vec<String>,
-}
-
-struct QueryRow {
-    sample: String,
-    image_keys: Vec<String>,
-    question: String,
-    choices: Vec<String>,
-    rank: i64,
-    round: i64,
-    arm: String,
-    propensity: f32,
-    entropy: Option<f32>,
-    margin: Option<f32>,
-    value: Option<f32>,
-    coverage_gain: Option<f32>,
-    prelabel: Option<String>,
-    version: i64,
-}
-
-impl QueryRow {
-    fn into_query(self, pool: &Pool) -> Result<Query> {
-        let uncertainty = self.entropy.zip(self.margin).map(|(total, margin)| Uncertainty { total, margin });
-        Ok(Query {
-            sample: self.sample,
-            image_keys: self.image_keys,
-            question: self.question,
-            choices: if self.choices.is_empty() { pool.answers.clone() } else { self.choices },
-            rank: self.rank,
-            round: self.round,
-            arm: text::parse(&self.arm)?,
-            propensity: self.propensity,
-            uncertainty,
-            value: self.value,
-            coverage_gain: self.coverage_gain,
-            prelabel: self.prelabel,
-            version: self.version,
-        })
-    }
 }
 
 /// Serves a group of claims of one pool.
@@ -212,70 +166,6 @@ async fn deal(
     Ok(())
 }
 
-/// The next `limit` free places in rank order, locked, passing over those that others have locked.
-async fn pick(
-    conn: &mut PgConnection,
-    pool: &Pool,
-    groups: &[String],
-    after: (i64, i16, Uuid),
-    limit: usize,
-    now: Time,
-) -> Result<Vec<Picked>> {
-    let rows = sqlx::query!(
-        r#"SELECT s.sample_id, s.slot, s.round_id AS "round_id!", s.rank, m.name, m.image_keys, m.question, m.choices,
-               r.number AS round, i.arm, i.propensity, i.entropy, i.margin, i.value, i.coverage_gain, i.prelabel,
-               v.number AS version,
-               ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id)
-               || ARRAY(SELECT COALESCE(o.annotator, (SELECT l.annotator FROM leases l WHERE l.id = o.lease_id))
-                        FROM slots o WHERE o.sample_id = s.sample_id AND o.slot <> s.slot
-                        AND (o.state = 'LABELLED' OR o.available_at > $8))
-                   AS "barred!"
-           FROM (SELECT sample_id, slot, round_id, rank FROM slots q
-                 WHERE pool_id = $1 AND state = 'PLANNED' AND available_at = '-infinity'
-                 AND (rank, slot, sample_id) > ($2, $3, $4)
-                 AND ($5 OR (SELECT g.group_name = ANY($6) FROM samples g WHERE g.id = q.sample_id))
-                 ORDER BY rank, slot, sample_id LIMIT $7 FOR UPDATE SKIP LOCKED) s
-           JOIN samples m ON m.id = s.sample_id
-           JOIN plan_items i ON i.round_id = s.round_id AND i.sample_id = s.sample_id
-           JOIN rounds r ON r.id = s.round_id
-           JOIN versions v ON v.id = i.version_id
-           ORDER BY s.rank, s.slot, s.sample_id"#,
-        pool.id.0,
-        after.0,
-        after.1,
-        after.2,
-        groups.is_empty(),
-        groups,
-        limit as i64,
-        now
-    )
-    .fetch_all(conn)
-    .await?;
-    rows.into_iter()
-        .map(|r| {
-            let query = QueryRow {
-                sample: r.name,
-                image_keys: r.image_keys,
-                question: r.question,
-                choices: r.choices,
-                rank: r.rank,
-                round: r.round,
-                arm: r.arm,
-                propensity: r.propensity,
-                entropy: r.entropy,
-                margin: r.margin,
-                value: r.value,
-                coverage_gain: r.coverage_gain,
-                prelabel: r.prelabel,
-                version: r.version,
-            }
-            .into_query(pool)?;
-            let (sample_id, slot, round_id, rank) = (r.sample_id, r.slot, r.round_id, r.rank);
-            Ok(Picked { sample_id, slot, round_id, rank, query, barred: r.barred })
-        })
-        .collect()
-}
-
 /// The lease and the answer around the queries.
 fn head(
     waiting: &Waiting,
@@ -389,22 +279,7 @@ async fn replay(conn: &mut PgConnection, pool: &Pool, waiting: &Waiting, facts: 
     let (Some(head), Some(samples), Some(rounds)) = (facts.head, facts.sample_ids, facts.round_ids) else {
         return Err(Error::internal("a lease without its batch"));
     };
-    let rows = sqlx::query_as!(
-        QueryRow,
-        r#"SELECT m.name AS sample, m.image_keys, m.question, m.choices, i.rank, r.number AS round, i.arm, i.propensity,
-               i.entropy, i.margin, i.value, i.coverage_gain, i.prelabel, v.number AS version
-           FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS q(sample, round, n)
-           JOIN samples m ON m.id = q.sample
-           JOIN plan_items i ON i.round_id = q.round AND i.sample_id = q.sample
-           JOIN rounds r ON r.id = q.round
-           JOIN versions v ON v.id = i.version_id
-           ORDER BY q.n"#,
-        &samples,
-        &rounds
-    )
-    .fetch_all(conn)
-    .await?;
-    let queries = rows.into_iter().map(|row| row.into_query(pool)).collect::<Result<_>>()?;
+    let queries = read_queries(conn, pool, &samples, &rounds).await?;
     Ok(Batch { queries, ..head.0 })
 }
 

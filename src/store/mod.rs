@@ -9,6 +9,7 @@
 mod claim;
 mod claim_desk;
 mod claim_grant;
+mod claim_pick;
 pub mod embedded;
 mod error;
 mod idle;
@@ -22,6 +23,7 @@ mod plans;
 mod pools;
 mod purge;
 mod record;
+mod record_read;
 mod record_write;
 mod rounds;
 mod samples;
