@@ -64,6 +64,11 @@ pub async fn play(
     };
     for number in 1..=game.rounds {
         let started = Instant::now();
+        if number > 1 {
+            // A team in a hurry would be handed the spare samples of the plan before. This one waits, so that every
+            // answer of a round goes to what the newest version asked for. (The first batch opens round 1.)
+            rounds.wait(number, &[State::Labelling]).await?;
+        }
         let work = annotators::work(&client, world, &pool, number, u64::from(per_round), game.seed);
         played.harvest.add(work.await.with_context(|| format!("round {number} of {pool}"))?);
         let round = rounds.wait(number, &[State::Training, State::Done]).await?;

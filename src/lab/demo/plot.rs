@@ -4,6 +4,7 @@
 
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::curve::Curve;
 
@@ -51,8 +52,8 @@ fn draw(svg: &mut String, chosen: &Curve, random: &Curve, subtitle: &str) -> Res
         .label_style(("sans-serif", 14))
         .axis_desc_style(("sans-serif", 16))
         .draw()?;
-    series(&mut chart, chosen, CHOSEN, true)?;
-    series(&mut chart, random, BASELINE, false)?;
+    series(&mut chart, chosen, random, CHOSEN, true)?;
+    series(&mut chart, random, chosen, BASELINE, false)?;
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::LowerRight)
@@ -68,26 +69,32 @@ fn draw(svg: &mut String, chosen: &Curve, random: &Curve, subtitle: &str) -> Res
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-/// A line with a dot per round and its figure, above the line for the strategy and below it for random.
-fn series(chart: &mut Chart<'_, '_>, curve: &Curve, colour: RGBColor, above: bool) -> Result<(), Failure> {
-    let points: Vec<(f64, f64)> =
-        curve.points.iter().map(|point| (point.labels as f64, point.test)).collect();
+/// A line with a dot and its figure per round: above the dot where this curve leads `other`, else below; of two equal
+/// dots the figure of the `first` curve is above.
+fn series(
+    chart: &mut Chart<'_, '_>,
+    curve: &Curve,
+    other: &Curve,
+    colour: RGBColor,
+    first: bool,
+) -> Result<(), Failure> {
+    let line = curve.points.iter().map(|point| (point.labels as f64, point.test));
     chart
-        .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(3)))?
+        .draw_series(LineSeries::new(line, colour.stroke_width(3)))?
         // Plotters takes text for narrower than it is: blanks keep the frame off the name.
         .label(format!("{}    ", curve.strategy))
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 26, y)], colour.stroke_width(3)));
-    chart.draw_series(points.iter().map(|point| Circle::new(*point, 5, colour.filled())))?;
-    let anchor = plotters::style::text_anchor::Pos::new(
-        plotters::style::text_anchor::HPos::Center,
-        plotters::style::text_anchor::VPos::Center,
-    );
-    let style = ("sans-serif", 13).into_font().color(&colour).pos(anchor);
-    let offset = if above { -17 } else { 18 };
-    let figure = |&(x, y): &(f64, f64)| {
-        EmptyElement::at((x, y)) + Text::new(format!("{:.1}", 100.0 * y), (0, offset), style.clone())
-    };
-    chart.draw_series(points.iter().map(figure))?;
+    let style = ("sans-serif", 13).into_font().color(&colour).pos(Pos::new(HPos::Center, VPos::Center));
+    for (index, point) in curve.points.iter().enumerate() {
+        let lead = other.points.get(index).map_or(0.0, |other| point.test - other.test);
+        let above = if lead == 0.0 { first } else { lead > 0.0 };
+        let offset = if above { -17 } else { 18 };
+        let figure = Text::new(format!("{:.1}", 100.0 * point.test), (0, offset), style.clone());
+        let dot = EmptyElement::at((point.labels as f64, point.test))
+            + Circle::new((0, 0), 5, colour.filled())
+            + figure;
+        chart.draw_series(std::iter::once(dot))?;
+    }
     Ok(())
 }
 
@@ -98,7 +105,7 @@ fn extent(curves: &[&Curve]) -> (f64, f64, f64) {
     let low = points().map(|point| point.test).fold(1.0, f64::min);
     let high = points().map(|point| point.test).fold(0.0, f64::max);
     let step = 0.05;
-    let (low, high) = (((low - 0.03) / step).floor() * step, ((high + 0.03) / step).ceil() * step);
+    let (low, high) = (((low - 0.05) / step).floor() * step, ((high + 0.03) / step).ceil() * step);
     (labels * 1.06, low.max(0.0), high.clamp(step, 1.0).max(low.max(0.0) + step))
 }
 
