@@ -117,8 +117,12 @@ fn show(bars: &mut BTreeMap<i64, Bar>, event: &pb::WatchRoundsResponse, last: i6
         }
         (State::Planning, _) => bar.at("planning", 0, 1, ""),
         (State::Training, Some(step)) if !step.phase.is_empty() => {
-            let loss = if step.loss > 0.0 { format!("steps, loss {:.3}", step.loss) } else { String::new() };
-            bar.at(&step.phase, count(step.done_count), count(step.total_count), &loss);
+            let note = match step.phase.as_str() {
+                "training" if step.loss > 0.0 => format!("steps, loss {:.3}", step.loss),
+                "training" => "steps".to_owned(),
+                _ => String::new(),
+            };
+            bar.at(&step.phase, count(step.done_count), count(step.total_count), &note);
         }
         (State::Training, _) => bar.at("waiting for the worker", 0, 1, ""),
         _ => bar.at("labelling", count(round.label_count), count(round.label_target), "labels"),
