@@ -199,10 +199,14 @@ fn methods() -> HashMap<String, Method> {
             }
         }
     }
-    for (path, name) in
-        [("/grpc.health.v1.Health/Check", "Health/Check"), ("/grpc.health.v1.Health/Watch", "Health/Watch")]
-    {
-        methods.insert(path.to_owned(), Method { name, streams: name.ends_with("Watch") });
+    let standard = [
+        ("/grpc.health.v1.Health/Check", "Health/Check", false),
+        ("/grpc.health.v1.Health/Watch", "Health/Watch", true),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "Reflection", true),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "Reflection", true),
+    ];
+    for (path, name, streams) in standard {
+        methods.insert(path.to_owned(), Method { name, streams });
     }
     methods
 }
