@@ -28,6 +28,7 @@ pub mod submit_labels;
 mod train_round;
 mod trainings;
 mod versions;
+mod wake_ups;
 pub mod watch_rounds;
 
 pub use crate::store::LiveLease;
@@ -39,6 +40,7 @@ pub use page::{Page, PageRequest};
 pub use pools::{CreatePool, PoolPatch};
 pub use predict::{AnswerProbability, Predict, Prediction};
 pub use submit_labels::SubmitLabels;
+pub use wake_ups::WakeUps;
 pub use watch_rounds::RoundEvent;
 
 use crate::{

@@ -5,15 +5,12 @@
 
 use super::{Service, check};
 use crate::{
-    domain::{Batch, Error, PoolId, Result},
-    store::{Change, ClaimRequest, Idle},
+    domain::{Batch, Error, Result},
+    store::{ClaimRequest, Idle},
 };
 use sha2::{Digest, Sha256};
 use std::time::Duration;
-use tokio::{
-    sync::broadcast::{self, error::RecvError},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 /// Pause between two looks while waiting, in case a wake-up is lost.
 const LOOK: Duration = Duration::from_secs(1);
@@ -58,7 +55,7 @@ impl Service {
         };
         let give_up = Instant::now() + max_wait;
         // Listening begins before the first look, so that no plan slips between the two.
-        let mut wake_ups = (!max_wait.is_zero()).then(|| self.store.subscribe());
+        let mut wake_ups = (!max_wait.is_zero()).then(|| self.wake_ups());
         loop {
             let claimed = self.store.claim(claim.clone(), self.now()).await?;
             let pool = claimed.pool.id;
@@ -76,7 +73,10 @@ impl Service {
                 }
             }
             match &mut wake_ups {
-                Some(wake_ups) if Instant::now() < give_up => plan_announced(wake_ups, pool, give_up).await,
+                Some(wake_ups) if Instant::now() < give_up => tokio::select! {
+                    () = wake_ups.pool(pool) => {}
+                    () = tokio::time::sleep_until(give_up.min(Instant::now() + LOOK)) => {}
+                },
                 _ => return Ok(claimed.batch),
             }
         }
@@ -108,22 +108,4 @@ fn fingerprint(request: &NextBatch) -> Result<[u8; 32]> {
     let meaning = (&request.annotator, request.size, request.lease_ttl, &request.groups);
     let bytes = serde_json::to_vec(&meaning).map_err(Error::internal)?;
     Ok(Sha256::digest(bytes).into())
-}
-
-/// Returns when the pool changed, when it is time for another look, or at `give_up`.
-async fn plan_announced(wake_ups: &mut broadcast::Receiver<Change>, pool: PoolId, give_up: Instant) {
-    let announced = async {
-        loop {
-            match wake_ups.recv().await {
-                Ok(Change::Pool(id)) if id == pool => return,
-                Ok(_) => {}
-                Err(RecvError::Lagged(_)) => return,
-                Err(RecvError::Closed) => std::future::pending().await,
-            }
-        }
-    };
-    tokio::select! {
-        () = announced => {}
-        () = tokio::time::sleep_until(give_up.min(Instant::now() + LOOK)) => {}
-    }
 }

@@ -3,14 +3,13 @@
 //! Level-triggered: a watcher sees each round as it is when it looks, never a queue of what it was. Invariant: no
 //! change after the token is missed, because tokens are the pool's revisions and notifications only save time.
 
-use super::Service;
+use super::{Service, WakeUps};
 use crate::{
     domain::{Job, PoolId, Result, Round},
-    store::{Change, RoundChange},
+    store::RoundChange,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
 use std::{collections::VecDeque, time::Duration};
-use tokio::sync::broadcast::{self, error::RecvError};
 
 /// Pause between two looks, in case a wake-up is lost.
 const LOOK: Duration = Duration::from_secs(1);
@@ -35,7 +34,7 @@ struct Watch {
     pool: PoolId,
     seen: i64,
     waiting: VecDeque<RoundChange>,
-    wake_ups: broadcast::Receiver<Change>,
+    wake_ups: WakeUps,
     failed: bool,
 }
 
@@ -48,7 +47,7 @@ impl Service {
         pool: &str,
         resume_token: i64,
     ) -> Result<BoxStream<'static, Result<RoundEvent>>> {
-        let wake_ups = self.store.subscribe();
+        let wake_ups = self.wake_ups();
         let found = self.store.pool(pool).await?;
         let watch = Watch {
             service: self.clone(),
@@ -80,28 +79,13 @@ impl Watch {
             }
             let changes = self.service.store.rounds_since(self.pool, self.seen, READ).await?;
             if changes.is_empty() {
-                self.pause().await;
+                tokio::select! {
+                    () = self.wake_ups.pool(self.pool) => {}
+                    () = tokio::time::sleep(LOOK) => {}
+                }
                 self.service.store.pool(&self.name).await?;
             }
             self.waiting.extend(changes);
-        }
-    }
-
-    async fn pause(&mut self) {
-        let (wake_ups, pool) = (&mut self.wake_ups, self.pool);
-        let announced = async {
-            loop {
-                match wake_ups.recv().await {
-                    Ok(Change::Pool(id)) if id == pool => return,
-                    Ok(_) => {}
-                    Err(RecvError::Lagged(_)) => return,
-                    Err(RecvError::Closed) => std::future::pending().await,
-                }
-            }
-        };
-        tokio::select! {
-            () = announced => {}
-            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }

@@ -13,10 +13,8 @@ use crate::{
     domain::{JobKind, Result},
     service::Service,
     settings,
-    store::Change,
 };
 use std::time::Duration;
-use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 /// Kinds of the loop that trains.
@@ -52,7 +50,7 @@ impl Worker {
     }
 
     async fn serve(&self, kinds: &'static [JobKind], shutdown: &CancellationToken) {
-        let mut wake_ups = self.service.store.subscribe();
+        let mut wake_ups = self.service.wake_ups();
         while !shutdown.is_cancelled() {
             match self.turn(kinds, shutdown).await {
                 Ok(true) => continue,
@@ -61,7 +59,7 @@ impl Worker {
             }
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = work_announced(&mut wake_ups) => {}
+                () = wake_ups.job() => {}
                 () = tokio::time::sleep(self.settings.poll_interval) => {}
             }
         }
@@ -77,18 +75,6 @@ impl Worker {
         let Some(job) = job else { return Ok(false) };
         attempt::run(&self.service, &self.settings, job, shutdown).await;
         Ok(true)
-    }
-}
-
-/// Returns when a job may have been queued.
-async fn work_announced(wake_ups: &mut broadcast::Receiver<Change>) {
-    loop {
-        match wake_ups.recv().await {
-            Ok(Change::Jobs) | Err(RecvError::Lagged(_)) => return,
-            Ok(Change::Pool(_)) => {}
-            // The store is closing: the poll goes on until shutdown.
-            Err(RecvError::Closed) => std::future::pending().await,
-        }
     }
 }
 
