@@ -139,7 +139,7 @@ impl Pretrainer {
             let seen = caption_loss(&self.model.logits(&visual.flatten(0, 1)), &words, &weights);
             let said = caption_loss(&self.model.logits(&flat.index_select(0, &images)), &words, &weights);
             (losses.seen, losses.said) = (seen.double_value(&[]), said.double_value(&[]));
-            total = total + (seen + said) * self.objective.captions;
+            total += (seen + said) * self.objective.captions;
         }
         self.optimiser.zero_grad();
         total.backward();
