@@ -15,7 +15,7 @@ use tokenizers::Tokenizer;
 
 use super::digit_boards::DigitBoards;
 use super::digits::Split;
-use super::lesson::{TALKS_FROM, Turn, lesson, talk};
+use super::lesson::{Turn, lesson};
 use super::render::LATTICE;
 use super::sample::Sample;
 use super::tokenizer as toy;
@@ -36,7 +36,7 @@ pub struct PretrainArgs {
     #[arg(long, default_value = "state/pretrain")]
     pub state: PathBuf,
     /// Optimiser steps.
-    #[arg(long, default_value_t = 6000)]
+    #[arg(long, default_value_t = 4000)]
     pub steps: usize,
     /// Lessons per step.
     #[arg(long, default_value_t = 32)]
@@ -201,7 +201,7 @@ impl ToyText {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(1000 + step as u64);
         let one = |_| {
-            let lesson = if step < TALKS_FROM { lesson(digits, &mut rng) } else { talk(digits, &mut rng) };
+            let lesson = lesson(digits, &mut rng);
             self.talk(lesson.scene.canvas.pixels(), &lesson.scene.captions, &lesson.turns)
         };
         (0..size).map(one).collect()
