@@ -36,7 +36,7 @@ pub struct PretrainArgs {
     #[arg(long, default_value = "state/pretrain")]
     pub state: PathBuf,
     /// Optimiser steps.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 2200)]
     pub steps: usize,
     /// Lessons per step.
     #[arg(long, default_value_t = 32)]
@@ -45,7 +45,7 @@ pub struct PretrainArgs {
     #[arg(long, default_value_t = 1.5e-3)]
     pub lr: f64,
     /// Steps between checkpoints and measurements.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 200)]
     pub every: usize,
     /// Threads of torch; more of them help only on an idle machine.
     #[arg(long, default_value_t = 1)]

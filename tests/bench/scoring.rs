@@ -3,7 +3,7 @@
 use super::report::Report;
 use active_vlm::{
     engine::{Engine, EngineConfig, ScoreItem, probe},
-    lab::digit_boards::{DigitBoards, PoolSpec, Split},
+    lab::{DigitBoards, PoolSpec, Split},
 };
 use std::time::Instant;
 
