@@ -21,6 +21,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("worker", &["domain", "service", "settings"]),
     ("grpc", &["domain", "service", "settings", "telemetry"]),
     ("http", &["domain", "service", "settings", "telemetry"]),
+    // The command line names what its verbs take; health asks the service and speaks gRPC's words.
+    ("cli", &["lab"]),
+    ("health", &["grpc", "service"]),
     // Offline: makes worlds and base models, and otherwise is a client of the API.
     ("lab", &["domain", "model", "training", "grpc", "settings"]),
 ];
