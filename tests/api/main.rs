@@ -1,1 +1,3 @@
+//! Tests of the running service over its API.
+
 fn main() {}
