@@ -35,7 +35,7 @@ TEMPLATE = (
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>", "<fake_token_around_image>",
            "<image>", "<global-img>"] + [f"<row_{r}_col_{c}>" for r in (1, 2, 3) for c in (1, 2, 3)]
 # Question and size of the picture: the tower's own size, larger, smaller and wide.
-CASES = [("How many 7s are there?", (64, 64)), ("Is the sum of row 2 even?", (90, 70)), ("Größe?", (40, 20))]
+CASES = [("How many 7s are there?", (64, 64)), ("Is the sum of row 2 even, and what is it?", (90, 70)), ("Größe?", (40, 20))]
 SPLIT = ("What is in the corner?", (150, 100))
 NEW_TOKENS = 32
 
