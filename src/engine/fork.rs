@@ -7,11 +7,11 @@
 use super::prepare::{Lesson, Picture};
 use super::sight::{Tower, VisionCache, see};
 use super::{Cost, EngineError, StepStats, Trainable, TrainingSpec};
-use crate::model::{self, LoraConfig, ModelError, Vlm};
+use crate::model::{self, KvCache, LoraConfig, ModelError, Vlm};
 use crate::training::adamw::{AdamW, AdamWConfig, warmup_cosine};
-use crate::training::sft::{self, Row};
+use crate::training::sft::{self, Reply};
 use std::collections::HashMap;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 const STEP: &str = "active_vlm.step";
 const BASE: &str = "active_vlm.base";
@@ -120,46 +120,62 @@ impl Fork {
         cache: &mut VisionCache,
         budget: usize,
     ) -> Result<([f64; 3], u64), EngineError> {
-        let mut rows: Vec<(&Row, &Lesson)> =
-            lessons.iter().flat_map(|lesson| lesson.rows.iter().map(move |row| (row, lesson))).collect();
-        rows.sort_by_key(|(row, _)| row.tokens.len());
-        let counts = sft::PARTS.map(|part| rows.iter().map(|(row, _)| row.count(part)).sum());
-        let (mut losses, mut tokens) = ([0.0; 3], 0);
-        while !rows.is_empty() {
-            let fits =
-                (1..=rows.len()).take_while(|&n| n == 1 || n * rows[n - 1].0.tokens.len() <= budget).count();
-            let rest = rows.split_off(fits);
-            let group = std::mem::replace(&mut rows, rest);
-            let share = self.forward(&group, counts, cache, budget)?;
-            share.total.f_backward()?;
-            losses.iter_mut().zip(share.parts).for_each(|(sum, part)| *sum += part);
-            tokens += group.iter().map(|(row, _)| row.tokens.len() as u64).sum::<u64>();
+        let mut rest: Vec<&Lesson> = lessons.iter().collect();
+        rest.sort_by_key(|lesson| lesson.tokens());
+        let replies = || lessons.iter().flat_map(|lesson| &lesson.replies);
+        let counts = sft::PARTS.map(|part| replies().map(|reply| reply.count(part)).sum());
+        let mut losses = [0.0; 3];
+        while !rest.is_empty() {
+            let fits = (1..=rest.len()).take_while(|&n| n == 1 || n * rest[n - 1].tokens() <= budget).count();
+            let later = rest.split_off(fits);
+            let group = std::mem::replace(&mut rest, later);
+            for share in self.forward(&group, counts, cache, budget)? {
+                losses.iter_mut().zip(share).for_each(|(sum, part)| *sum += part);
+            }
         }
-        Ok((losses, tokens))
+        Ok((losses, lessons.iter().map(|lesson| lesson.tokens() as u64).sum()))
     }
 
-    fn forward(
+    /// One pass forwards and back: the prompts once, then their direct and their reasoned replies over the prompts'
+    /// keys and values. Returns the parts' losses of each kind of reply.
+    fn forward<'l>(
         &self,
-        group: &[(&Row, &Lesson)],
+        group: &[&'l Lesson],
         counts: [usize; 3],
         cache: &mut VisionCache,
         budget: usize,
-    ) -> Result<sft::Loss, EngineError> {
+    ) -> Result<Vec<[f64; 3]>, EngineError> {
         let vlm = &self.vlm;
         let pictures: Vec<&Picture> =
-            group.iter().flat_map(|(_, lesson)| lesson.pictures.iter().map(AsRef::as_ref)).collect();
+            group.iter().flat_map(|lesson| lesson.pictures.iter().map(AsRef::as_ref)).collect();
         let visual = see(vlm, &pictures, self.tower, cache, budget, &mut Cost::default());
-        let ids: Vec<Vec<i64>> = group.iter().map(|(row, _)| row.tokens.clone()).collect();
-        let (ids, mask) = vlm.batch(&ids);
+        let prompts: Vec<Vec<i64>> = group.iter().map(|lesson| lesson.prompt.clone()).collect();
+        let (ids, mask) = vlm.batch(&prompts);
         let embeds =
             vlm.embed(&ids, &Tensor::cat(&visual, 0)).map_err(|e| EngineError::Invalid(e.to_string()))?;
-        let hidden = vlm.decode(&embeds, &mask, None);
-        let rows: Vec<&Row> = group.iter().map(|(row, _)| *row).collect();
-        let places = sft::places(&rows, ids.size()[1] as usize);
-        let width = hidden.size()[2];
-        let at = Tensor::from_slice(&places.predictors).to_device(hidden.device());
-        let logits = vlm.logits(&hidden.reshape([-1, width]).index_select(0, &at));
-        Ok(sft::loss(&logits, &places, counts, sft::WEIGHTS))
+        let mut seen = KvCache::new();
+        let asked = vlm.decode(&embeds, &mask, Some(&mut seen)).slice(1, -1, None, 1);
+        let (mut total, mut parts) = (Vec::new(), Vec::new());
+        for kind in 0..group.iter().map(|lesson| lesson.replies.len()).max().unwrap_or(0) {
+            let of_kind = |(row, lesson): (usize, &&'l Lesson)| Some((row as i64, lesson.replies.get(kind)?));
+            let (rows, replies): (Vec<i64>, Vec<&Reply>) =
+                group.iter().enumerate().filter_map(of_kind).unzip();
+            let rows = Tensor::from_slice(&rows).to_device(vlm.device());
+            let tokens: Vec<&[i64]> = replies.iter().map(|reply| reply.tokens.as_slice()).collect();
+            let (ids, real) = vlm.batch_right(&tokens);
+            let mask = Tensor::cat(&[mask.index_select(0, &rows), real], 1);
+            let hidden = vlm.decode(&vlm.embed_text(&ids), &mask, Some(&mut seen.select(&rows)));
+            let hidden = Tensor::cat(&[asked.index_select(0, &rows), hidden], 1);
+            let width = hidden.size()[1];
+            let places = sft::places(&replies, width as usize);
+            let at = Tensor::from_slice(&places.predictors).to_device(hidden.device());
+            let logits = vlm.logits(&hidden.flatten(0, 1).index_select(0, &at));
+            let share = sft::loss(&logits, &places, counts, sft::WEIGHTS);
+            total.push(share.total);
+            parts.push(share.parts);
+        }
+        Tensor::stack(&total, 0).sum(Kind::Float).f_backward()?;
+        Ok(parts)
     }
 
     /// Weights, optimiser and step as safetensors bytes. `base` is the base model's sha256.

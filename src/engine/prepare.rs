@@ -5,7 +5,7 @@
 
 use super::ItemError;
 use crate::model::{Config, ImageLimits, Pixels, Processor};
-use crate::training::sft::{self, Row};
+use crate::training::sft::{self, Reply};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -60,7 +60,17 @@ impl Question {
 #[derive(Debug)]
 pub(super) struct Lesson {
     pub pictures: Vec<Arc<Picture>>,
-    pub rows: Vec<Row>,
+    /// The prompt, up to `Assistant:`.
+    pub prompt: Vec<i64>,
+    /// The replies it teaches, each right after the prompt.
+    pub replies: Vec<Reply>,
+}
+
+impl Lesson {
+    /// Tokens of the prompt and all replies.
+    pub fn tokens(&self) -> usize {
+        self.prompt.len() + self.replies.iter().map(|reply| reply.tokens.len()).sum::<usize>()
+    }
 }
 
 /// Turns words and images into ids and pixels; cheap to clone.
@@ -129,7 +139,7 @@ impl Preparer {
         })
     }
 
-    /// A label: the rows it teaches.
+    /// A label: the replies it teaches.
     pub fn lesson(
         &self,
         images: &[Bytes],
@@ -143,9 +153,10 @@ impl Preparer {
             reasoning.iter().map(|step| step.trim()).filter(|step| !step.is_empty()).collect();
         let reasoning = if steps.is_empty() { Vec::new() } else { self.phrase(&steps.join(" "))? };
         let (pictures, prompt) = self.prompt(images, question, album)?;
-        let rows = sft::rows(&prompt, &self.mark, &answer, &reasoning, self.ends()[0]);
-        self.check_length(rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0))?;
-        Ok(Lesson { pictures, rows })
+        let replies = sft::replies(&self.mark, &answer, &reasoning, self.ends()[0]);
+        let longest = replies.iter().map(|reply| reply.tokens.len()).max().unwrap_or(0);
+        self.check_length(prompt.len() + longest)?;
+        Ok(Lesson { pictures, prompt, replies })
     }
 
     fn prompt(

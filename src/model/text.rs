@@ -255,13 +255,28 @@ impl Layer {
 
 /// Rows as long as the longest, padded on the left: ids `[B, T]` and mask `[B, T]` (1 real, 0 padding), int64.
 pub(crate) fn left_pad(rows: &[Vec<i64>], pad: i64, device: Device) -> (Tensor, Tensor) {
-    let width = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let rows: Vec<&[i64]> = rows.iter().map(Vec::as_slice).collect();
+    padded(&rows, pad, device, |gap| (gap, 0))
+}
+
+/// As [`left_pad`], on the right.
+pub(crate) fn right_pad(rows: &[&[i64]], pad: i64, device: Device) -> (Tensor, Tensor) {
+    padded(rows, pad, device, |gap| (0, gap))
+}
+
+/// Rows with their gap to the longest shared out before and after them.
+fn padded(rows: &[&[i64]], pad: i64, device: Device, share: fn(usize) -> (usize, usize)) -> (Tensor, Tensor) {
+    let width = rows.iter().map(|row| row.len()).max().unwrap_or(0);
     let (mut ids, mut mask) =
         (Vec::with_capacity(rows.len() * width), Vec::with_capacity(rows.len() * width));
     for row in rows {
-        let gap = width - row.len();
-        ids.extend(std::iter::repeat_n(pad, gap).chain(row.iter().copied()));
-        mask.extend(std::iter::repeat_n(0i64, gap).chain(std::iter::repeat_n(1, row.len())));
+        let (before, after) = share(width - row.len());
+        let around = |inside: Vec<i64>, fill: i64| {
+            let (before, after) = (std::iter::repeat_n(fill, before), std::iter::repeat_n(fill, after));
+            before.chain(inside).chain(after).collect::<Vec<_>>()
+        };
+        ids.extend(around(row.to_vec(), pad));
+        mask.extend(around(vec![1; row.len()], 0));
     }
     let shape = [rows.len() as i64, width as i64];
     let tensor = |data: &[i64]| Tensor::from_slice(data).view(shape).to_device(device);

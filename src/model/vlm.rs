@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::connector::Connector;
 use super::layout::{CONNECTOR, HEAD, Params, VISION, fresh};
 use super::lora::{Adapter, Parts, Trainable, misfit};
-use super::text::{Decoder, KvCache, left_pad};
+use super::text::{Decoder, KvCache, left_pad, right_pad};
 use super::vision::Tower;
 use super::{Config, ModelError, Pixels, Processor, folder, weights};
 
@@ -95,6 +95,11 @@ impl Vlm {
     /// Token rows padded on the left to one length: ids and mask, int64 `[B, T]`, on the model's device.
     pub fn batch(&self, rows: &[Vec<i64>]) -> (Tensor, Tensor) {
         left_pad(rows, self.config.pad_token_id.unwrap_or(0), self.device)
+    }
+
+    /// As [`Vlm::batch`], padded on the right: for what goes on from a cache.
+    pub fn batch_right(&self, rows: &[&[i64]]) -> (Tensor, Tensor) {
+        right_pad(rows, self.config.pad_token_id.unwrap_or(0), self.device)
     }
 
     /// Pixels `[N, 3, H, W]` -> visual tokens after the connector `[N, n_visual, D_text]`.

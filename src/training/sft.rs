@@ -30,48 +30,43 @@ pub type Weights = [f64; 3];
 /// Method.md's weights.
 pub const WEIGHTS: Weights = [1.0, 0.5, 0.5];
 
-/// One sequence with the tokens it teaches.
+/// One reply to a prompt, with the tokens it teaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Prompt and target.
+pub struct Reply {
+    /// What follows the prompt, which all replies of a label share.
     pub tokens: Vec<i64>,
-    /// Places of target tokens; none overlap, none is place 0.
+    /// Places of target tokens; none overlap.
     pub targets: Vec<(Range<usize>, Part)>,
 }
 
-impl Row {
+impl Reply {
     /// Target tokens of `part`.
     pub fn count(&self, part: Part) -> usize {
         self.targets.iter().filter(|(_, p)| *p == part).map(|(range, _)| range.len()).sum()
     }
 }
 
-/// The sequences that one label makes: the direct one, and the reasoned one where there is reasoning.
+/// The replies that one label teaches: the direct one, and the reasoned one where there is reasoning.
 ///
 /// `mark` is ` Answer:`, `answer` the answer's tokens, `end` the token that ends an utterance.
-pub fn rows(prompt: &[i64], mark: &[i64], answer: &[i64], reasoning: &[i64], end: i64) -> Vec<Row> {
-    let row = |reasoning: &[i64], part: Part| {
-        let tokens = [prompt, reasoning, mark, answer, &[end]].concat();
-        let answer_from = prompt.len() + reasoning.len() + mark.len();
+pub fn replies(mark: &[i64], answer: &[i64], reasoning: &[i64], end: i64) -> Vec<Reply> {
+    let reply = |reasoning: &[i64], part: Part| {
+        let tokens = [reasoning, mark, answer, &[end]].concat();
+        let answer_from = reasoning.len() + mark.len();
         let mut targets = vec![(answer_from..tokens.len(), part)];
         if !reasoning.is_empty() {
-            targets.push((prompt.len()..answer_from, Part::Reasoning));
+            targets.push((0..answer_from, Part::Reasoning));
         }
-        Row { tokens, targets }
+        Reply { tokens, targets }
     };
-    let mut rows = vec![row(&[], Part::Direct)];
+    let mut replies = vec![reply(&[], Part::Direct)];
     if !reasoning.is_empty() {
-        rows.push(row(reasoning, Part::Answer));
+        replies.push(reply(reasoning, Part::Answer));
     }
-    rows
+    replies
 }
 
-/// Target tokens of each part in a whole batch, in the order of [`PARTS`].
-pub fn counts(rows: &[Row]) -> [usize; 3] {
-    PARTS.map(|part| rows.iter().map(|row| row.count(part)).sum())
-}
-
-/// Where the targets of some rows are once these are padded on the left to `width`.
+/// Where the targets of some replies are, once these are padded on the right.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Places {
     /// Flat places (`row * width + column`) of the hidden states that predict the targets.
@@ -82,15 +77,15 @@ pub struct Places {
     pub parts: Vec<Part>,
 }
 
-/// Finds the targets of `rows` padded on the left to `width`: each is predicted one column before its own.
-pub fn places(rows: &[&Row], width: usize) -> Places {
+/// Finds the targets of `replies` in rows of `width` hidden states: that of the prompt's last token, then those of the
+/// reply, padded on the right. The prompt's last token predicts the reply's first.
+pub fn places(replies: &[&Reply], width: usize) -> Places {
     let mut found = Places::default();
-    for (index, row) in rows.iter().enumerate() {
-        let start = index * width + width - row.tokens.len();
-        for (range, part) in &row.targets {
+    for (row, reply) in replies.iter().enumerate() {
+        for (range, part) in &reply.targets {
             for at in range.clone() {
-                found.predictors.push((start + at - 1) as i64);
-                found.tokens.push(row.tokens[at]);
+                found.predictors.push((row * width + at) as i64);
+                found.tokens.push(reply.tokens[at]);
                 found.parts.push(*part);
             }
         }
@@ -98,7 +93,7 @@ pub fn places(rows: &[&Row], width: usize) -> Places {
     found
 }
 
-/// The loss of some rows as their share of the whole batch's.
+/// The loss of some replies as their share of the whole batch's.
 #[derive(Debug)]
 pub struct Loss {
     /// The weighted sum, a scalar with gradient; shares of a batch add up.
@@ -109,7 +104,7 @@ pub struct Loss {
 
 /// The loss of `logits` `[N, V]` (any float kind; summed in float32) against the N targets in `places`.
 ///
-/// `counts` are those of the whole batch (see [`counts`]), so that shares of it add up to its loss.
+/// `counts` are the target tokens of each part in the whole batch, so that shares of it add up to its loss.
 pub fn loss(logits: &Tensor, places: &Places, counts: [usize; 3], weights: Weights) -> Loss {
     let device = logits.device();
     let targets = Tensor::from_slice(&places.tokens).to_device(device);
@@ -136,23 +131,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_with_reasoning_makes_two_rows_and_one_without_makes_one() {
-        let two = rows(&[1, 2], &[9], &[5], &[7, 8], 0);
-        assert_eq!(two[0], Row { tokens: vec![1, 2, 9, 5, 0], targets: vec![(3..5, Part::Direct)] });
-        assert_eq!(two[1].tokens, [1, 2, 7, 8, 9, 5, 0]);
-        assert_eq!(two[1].targets, [(5..7, Part::Answer), (2..5, Part::Reasoning)]);
-        assert_eq!(rows(&[1, 2], &[9], &[5], &[], 0).len(), 1);
-        assert_eq!(counts(&two), [2, 3, 2]);
+    fn a_label_with_reasoning_teaches_two_replies_and_one_without_teaches_one() {
+        let two = replies(&[9], &[5], &[7, 8], 0);
+        assert_eq!(two[0], Reply { tokens: vec![9, 5, 0], targets: vec![(1..3, Part::Direct)] });
+        assert_eq!(two[1].tokens, [7, 8, 9, 5, 0]);
+        assert_eq!(two[1].targets, [(3..5, Part::Answer), (0..3, Part::Reasoning)]);
+        assert_eq!(replies(&[9], &[5], &[], 0).len(), 1);
+        assert_eq!(PARTS.map(|part| two.iter().map(|reply| reply.count(part)).sum::<usize>()), [2, 3, 2]);
     }
 
     #[test]
     fn targets_are_predicted_one_column_before_their_own() {
-        let short = Row { tokens: vec![4, 5], targets: vec![(1..2, Part::Direct)] };
-        let long = Row { tokens: vec![1, 2, 3], targets: vec![(1..3, Part::Answer)] };
-        let found = places(&[&short, &long], 3);
-        // Row 0 is padded by one: its token 5 sits in column 2 and is predicted at 1. Row 1 starts at 3.
-        assert_eq!(found.predictors, [1, 3, 4]);
-        assert_eq!(found.tokens, [5, 2, 3]);
+        let short = Reply { tokens: vec![4, 5], targets: vec![(1..2, Part::Direct)] };
+        let long = Reply { tokens: vec![1, 2, 3], targets: vec![(0..3, Part::Answer)] };
+        let found = places(&[&short, &long], 4);
+        // Column 0 is the prompt's last token, so token i of a reply sits in column i + 1 and is predicted at i.
+        assert_eq!(found.predictors, [1, 4, 5, 6]);
+        assert_eq!(found.tokens, [5, 1, 2, 3]);
     }
 
     #[test]
