@@ -16,9 +16,9 @@ mod random;
 mod value_k_center;
 
 pub use distance::{Embeddings, euclidean};
-pub use entropy::{entropy, select_by_entropy};
+pub use entropy::select_by_entropy;
 pub use k_center::{Pick, k_center};
-pub use margin::{margin, select_by_margin};
+pub use margin::select_by_margin;
 pub use plan::{MIN_CONTROL_SHARE, Plan, PlanConfig, PlanInput, PlannedItem, Scores, plan};
 pub use random::select_at_random;
 pub use value_k_center::value_k_center;
@@ -46,9 +46,6 @@ pub enum SelectError {
         /// Its length.
         got: usize,
     },
-    /// A probability distribution that is not one.
-    #[error("not a distribution: {0}; pass probabilities that are not negative and sum to 1")]
-    NotADistribution(String),
     /// A setting outside its range.
     #[error("{0}")]
     Config(String),

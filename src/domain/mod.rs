@@ -12,6 +12,7 @@ pub mod policy;
 pub mod pool;
 pub mod round;
 pub mod sample;
+pub mod uncertainty;
 pub mod version;
 
 pub use batch::{Arm, Batch, Fallback, Lease, Outcome, Query, Uncertainty};

@@ -9,8 +9,8 @@
 use super::prepare::{ANSWER_TOKENS, Preparer, Question};
 use super::sight::{Tower, VisionCache, see};
 use super::{Cost, EngineError, ItemError, Score, flops};
+use crate::domain::uncertainty;
 use crate::model::{KvCache, Vlm, greedy};
-use crate::training::metrics;
 use tch::{IndexOp, Kind, Tensor};
 
 /// A score and what only some callers want.
@@ -193,7 +193,7 @@ impl Scorer<'_> {
             answer: self.preparer.text(words),
             probabilities: Vec::new(),
             entropy,
-            margin: metrics::margin(&top),
+            margin: uncertainty::margin(&top),
             best: 0,
             embedding,
         };
@@ -217,8 +217,8 @@ fn closed(question: &Question, log_probs: &[f32], embedding: Vec<f32>) -> Scored
     let best = log_probs.iter().position(|&l| l == top).unwrap_or(0);
     let score = Score {
         answer: question.choices[best].clone(),
-        entropy: metrics::entropy(&probabilities),
-        margin: metrics::margin(&probabilities),
+        entropy: uncertainty::entropy(&probabilities),
+        margin: uncertainty::margin(&probabilities),
         probabilities,
         best,
         embedding,

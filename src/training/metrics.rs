@@ -22,26 +22,6 @@ pub fn expected_calibration_error(answers: &[(f32, bool)], bins: usize) -> f64 {
     gaps / answers.len() as f64
 }
 
-/// Entropy of a distribution in nats; zero terms count as zero.
-pub fn entropy(probabilities: &[f32]) -> f32 {
-    let terms = probabilities.iter().filter(|&&p| p > 0.0).map(|&p| f64::from(p));
-    // Rounding may leave a sure distribution a hair below zero.
-    (-terms.map(|p| p * p.ln()).sum::<f64>()).max(0.0) as f32
-}
-
-/// One less the gap between the two largest, in [0, 1]; 0 for a single one.
-pub fn margin(probabilities: &[f32]) -> f32 {
-    let (mut first, mut second) = (0.0f32, 0.0f32);
-    for &p in probabilities {
-        if p > first {
-            (first, second) = (p, first);
-        } else if p > second {
-            second = p;
-        }
-    }
-    (1.0 - (first - second)).clamp(0.0, 1.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,14 +33,5 @@ mod tests {
         assert!((expected_calibration_error(&answers, 10) - 1.0 / 3.0).abs() < 1e-6);
         assert!(expected_calibration_error(&[(1.0, true), (0.0, false)], 10) < 1e-12);
         assert_eq!(expected_calibration_error(&[], 10), 0.0);
-    }
-
-    #[test]
-    fn entropy_and_margin_by_hand() {
-        assert!((entropy(&[0.5, 0.5]) - std::f32::consts::LN_2).abs() < 1e-6);
-        assert_eq!(entropy(&[1.0, 0.0]), 0.0);
-        assert!((margin(&[0.2, 0.7, 0.1]) - 0.5).abs() < 1e-6);
-        assert!((margin(&[0.4, 0.4, 0.2]) - 1.0).abs() < 1e-6);
-        assert_eq!(margin(&[1.0]), 0.0);
     }
 }

@@ -1,0 +1,72 @@
+//! How unsettled an answer is, from its distribution.
+//!
+//! Invariant: plain numbers in, plain numbers out, higher is less settled. Summed in float64. Deliberately absent:
+//! checks that the numbers are a distribution, which is the engine's promise.
+
+/// Shannon entropy of `probabilities` in nats: `H(p) = -sum_c p_c ln p_c` (Shannon 1948), with `0 ln 0 = 0`.
+///
+/// Between 0 and the logarithm of the number of answers.
+pub fn entropy(probabilities: &[f32]) -> f32 {
+    let terms = probabilities.iter().filter(|&&p| p > 0.0).map(|&p| f64::from(p));
+    // Rounding may leave a sure distribution a hair below zero.
+    (-terms.map(|p| p * p.ln()).sum::<f64>()).max(0.0) as f32
+}
+
+/// One less the gap between the two likeliest answers (Scheffer et al. 2001): 0 is certain, 1 is a draw.
+///
+/// A single answer has nothing to compete with: its value is `1 - p`.
+pub fn margin(probabilities: &[f32]) -> f32 {
+    let (mut first, mut second) = (0.0f32, 0.0f32);
+    for &p in probabilities {
+        if p > first {
+            (first, second) = (p, first);
+        } else if p > second {
+            second = p;
+        }
+    }
+    (1.0 - (first - second)).clamp(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hand_computed_entropies() {
+        assert_eq!(entropy(&[1.0, 0.0]), 0.0);
+        assert_eq!(entropy(&[0.5, 0.5]), std::f32::consts::LN_2);
+        // -(0.7 ln 0.7 + 0.2 ln 0.2 + 0.1 ln 0.1) = 0.249672 + 0.321888 + 0.230259
+        assert!((entropy(&[0.7, 0.2, 0.1]) - 0.801_819).abs() < 1e-5);
+    }
+
+    #[test]
+    fn hand_computed_margins() {
+        for (p, expected) in [
+            (vec![1.0, 0.0], 0.0),
+            (vec![0.5, 0.5], 1.0),
+            (vec![0.2, 0.7, 0.1], 0.5),
+            (vec![0.25, 0.25, 0.5], 0.75),
+            (vec![1.0], 0.0),
+        ] {
+            assert!((margin(&p) - expected).abs() < 1e-6, "{p:?}: {}", margin(&p));
+        }
+    }
+
+    #[test]
+    fn a_draw_of_two_beats_a_flat_tail_where_entropy_says_the_opposite() {
+        // Two answers at 0.5: margin 1, entropy 0.69. One of 0.4 before six of 0.1: margin 0.7, entropy 1.75.
+        let (draw, tail) = ([0.5, 0.5], [0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]);
+        assert!(margin(&draw) > margin(&tail) + 0.2);
+        assert!(entropy(&draw) < entropy(&tail));
+    }
+
+    proptest! {
+        #[test]
+        fn entropy_lies_between_zero_and_ln_c(weights in prop::collection::vec(0.001f32..1.0, 1..40)) {
+            let sum: f32 = weights.iter().sum();
+            let p: Vec<f32> = weights.iter().map(|w| w / sum).collect();
+            prop_assert!(entropy(&p) >= 0.0 && entropy(&p) <= (p.len() as f32).ln() + 1e-4);
+        }
+    }
+}
