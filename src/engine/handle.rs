@@ -22,8 +22,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 /// When a caller that met a full queue should come back.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// Questions of one scoring command at most: between two commands the urgent ones get their turn.
-const CHUNK_ITEMS: usize = 256;
+/// Questions of one scoring command at most: between two commands the urgent ones get their turn, and while one is
+/// scored the next is decoded. Four make a shard of the default size.
+const CHUNK_ITEMS: usize = 64;
 /// Bytes of pixels waiting in one scoring command at most (one item may exceed it alone).
 const CHUNK_BYTES: usize = 64 << 20;
 /// Token budgets of one scoring command at most: enough to sort by length, not so many that others wait long.
