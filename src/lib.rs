@@ -14,6 +14,7 @@ pub mod cli;
 pub mod doctor;
 pub mod domain;
 pub mod engine;
+pub mod environment;
 pub mod grpc;
 pub mod health;
 pub mod http;

@@ -1,12 +1,13 @@
 //! The `active-vlm` binary: reads the settings, starts telemetry, runs what was asked for until a signal.
 
-use active_vlm::{app, cli, doctor, lab, settings::Settings, telemetry};
+use active_vlm::{app, cli, doctor, environment, lab, settings::Settings, telemetry};
 use anyhow::Context as _;
 use clap::Parser as _;
 use cli::{Cli, Command, ConfigCommand, LabCommand};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    environment::ensure();
     // One TLS provider in the process, chosen before anything can ask for another.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match run(Cli::parse()) {
