@@ -1,6 +1,10 @@
 //! `active-vlm doctor`: checks what the service needs, one line each, and says the cure for what is wrong.
 
-use crate::{engine, settings::Settings, store};
+use crate::{
+    engine,
+    settings::Settings,
+    store::embedded::{self, EmbeddedConfig},
+};
 use std::{path::Path, process::ExitCode};
 
 /// Free disk below which the doctor warns, bytes.
@@ -65,9 +69,13 @@ async fn postgres(settings: &Settings) -> Result<String, String> {
             }
             Err(format!("the schema lacks {}: run `active-vlm migrate`", pending.join(", ")))
         }
-        None => store::embedded::find_binaries(settings.database.bin_dir.as_deref())
-            .map(|found| format!("private server from {} (database.url is unset)", found.display()))
-            .map_err(|e| e.to_string()),
+        None => {
+            let config = EmbeddedConfig {
+                state_dir: settings.state_dir.clone(),
+                bin_dir: settings.database.bin_dir.clone(),
+            };
+            embedded::examine(&config).map_err(|e| e.to_string())
+        }
     }
 }
 

@@ -125,6 +125,14 @@ fn fresh_state(path: &Path) -> anyhow::Result<PathBuf> {
             "{} exists and is not the demo's: move it away or choose another --out",
             path.display()
         );
+        // As root under a closed folder, the service keeps its Postgres elsewhere and notes where.
+        if let Ok(noted) = std::fs::read_to_string(path.join("postgres.elsewhere")) {
+            let cluster = Path::new(noted.trim());
+            if cluster.exists() {
+                std::fs::remove_dir_all(cluster)
+                    .with_context(|| format!("cannot remove {}", cluster.display()))?;
+            }
+        }
         std::fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;

@@ -5,6 +5,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use std::{
     fs::{self, File, TryLockError},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -16,6 +17,9 @@ const NAME: &str = "active_vlm";
 const SOCKET_FOLDER_MAX: usize = 107 - "/.s.PGSQL.5432".len();
 /// Where a cluster goes whose state folder the unprivileged account cannot enter.
 const SYSTEM_STATE: &str = "/var/lib/active-vlm";
+/// In such a state folder: the path of its cluster. With the folder goes the claim to that cluster, so that a state
+/// folder made anew at the same path never finds the data of the one before.
+const ELSEWHERE: &str = "postgres.elsewhere";
 
 /// A cluster on disk.
 #[derive(Debug, Clone)]
@@ -40,7 +44,7 @@ impl Cluster {
         let root = match account.barred_by(&state_dir) {
             None => state_dir.join("postgres"),
             Some(barred) => {
-                let root = Path::new(SYSTEM_STATE).join(&hash);
+                let root = elsewhere(&state_dir)?;
                 tracing::warn!(
                     barred = %barred.display(), folder = %root.display(),
                     "the unprivileged account of Postgres cannot enter the state folder: the database goes elsewhere"
@@ -49,13 +53,10 @@ impl Cluster {
             }
         };
         make(&root)?;
-        let lock_path = root.join("lock");
-        let lock = File::create(&lock_path).map_err(file("creating", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(EmbeddedError::Locked(root)),
-            Err(TryLockError::Error(source)) => return Err(file("locking", &lock_path)(source)),
+        if let Some(barred) = account.barred_by(&root) {
+            return Err(EmbeddedError::Barred(barred));
         }
+        let lock = lock(&root)?;
         account.own(&root).map_err(file("giving away", &root))?;
 
         let mut socket = root.join("run");
@@ -177,6 +178,32 @@ impl Cluster {
         }
         fs::rename(&fresh, self.data()).map_err(file("moving", &fresh))
     }
+}
+
+/// Takes the folder for this process, as long as the returned file is open.
+pub(super) fn lock(root: &Path) -> Result<File, EmbeddedError> {
+    let path = root.join("lock");
+    let lock = File::create(&path).map_err(file("creating", &path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(EmbeddedError::Locked(root.to_owned())),
+        Err(TryLockError::Error(source)) => Err(file("locking", &path)(source)),
+    }
+}
+
+/// The cluster's folder outside the state folder, chosen once and noted there.
+fn elsewhere(state_dir: &Path) -> Result<PathBuf, EmbeddedError> {
+    let note = state_dir.join(ELSEWHERE);
+    if let Ok(noted) = fs::read_to_string(&note) {
+        return Ok(PathBuf::from(noted.trim()));
+    }
+    let system = Path::new(SYSTEM_STATE);
+    make(system)?;
+    // Whatever the umask: the account has to pass through.
+    fs::set_permissions(system, fs::Permissions::from_mode(0o755)).map_err(file("opening", system))?;
+    let root = system.join(uuid::Uuid::new_v4().simple().to_string());
+    fs::write(&note, format!("{}\n", root.display())).map_err(file("writing", &note))?;
+    Ok(root)
 }
 
 fn make(dir: &Path) -> Result<(), EmbeddedError> {

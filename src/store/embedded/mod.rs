@@ -32,8 +32,15 @@ pub enum EmbeddedError {
         looked: String,
     },
     /// Another service has the folder.
-    #[error("{0} is in use by another service: stop that one, or choose another state_dir")]
+    #[error(
+        "{0} is in use by another service: stop that one, choose another state_dir for a database of its own, or set database.url for processes that share one"
+    )]
     Locked(PathBuf),
+    /// The account that runs the server may not enter the folder.
+    #[error(
+        "the account that runs Postgres may not enter {0}: chmod a+x {0}, choose another state_dir, or set database.url"
+    )]
+    Barred(PathBuf),
     /// Started by root, and there is nobody to run Postgres as.
     #[error(
         "Postgres refuses to run as root, and there is neither a user `postgres` nor `nobody`: start the service as an ordinary user, or set database.url"
@@ -132,6 +139,26 @@ impl Embedded {
             tracing::error!(%error, "stopping the private Postgres");
         }
     }
+}
+
+/// Whether a private server could be started: binaries, account, and nobody else using the folder. Starts nothing.
+///
+/// # Errors
+/// What [`Embedded::start`] would say.
+pub fn examine(config: &EmbeddedConfig) -> Result<String, EmbeddedError> {
+    let bin_dir = find_binaries(config.bin_dir.as_deref())?;
+    let account = Account::choose()?;
+    let root = config.state_dir.join("postgres");
+    let used = root.join("data").exists();
+    if used {
+        cluster::lock(&root)?;
+    }
+    let place = match account.barred_by(&config.state_dir) {
+        Some(barred) => format!("outside state_dir, as its account may not enter {}", barred.display()),
+        None if used => format!("with the data in {}", root.display()),
+        None => format!("to be made in {}", root.display()),
+    };
+    Ok(format!("private server from {}, {place} (database.url is unset)", bin_dir.display()))
 }
 
 #[cfg(test)]

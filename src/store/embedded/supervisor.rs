@@ -67,7 +67,7 @@ impl Drop for Supervisor {
 fn supervise(cluster: &Cluster, stopped: &Receiver<()>, pid: &AtomicU32) {
     let mut backoff = BACKOFF;
     if let Some(left_behind) = cluster.recorded_pid() {
-        retire(left_behind);
+        retire(left_behind, &cluster.data());
     }
     loop {
         let started = Instant::now();
@@ -137,10 +137,13 @@ fn stop(child: &mut Child) {
 
 /// Waits for a server that a killed service left behind: the kernel has told it to stop, we say it once more.
 ///
-/// The folder's lock is ours, so no other service can be using it.
-fn retire(pid: i32) {
-    let is_postgres =
-        || std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "postgres");
+/// The folder's lock is ours, so no other service can be using it. The number alone proves nothing: after a reboot it
+/// may be anybody's, also another Postgres', so the process must also work in our data folder.
+fn retire(pid: i32, data: &std::path::Path) {
+    let is_postgres = || {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "postgres")
+            && std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == data)
+    };
     if !is_postgres() {
         return;
     }
