@@ -16,7 +16,7 @@ use report::Report;
 async fn main() -> anyhow::Result<()> {
     // Cargo passes `--bench`; what remains is the name asked for.
     let only = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| report::benchmark(only) == name);
     let mut report = Report::default();
     if wanted("next_batch") {
         next_batch::run(&mut report).await?;

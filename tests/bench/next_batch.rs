@@ -72,7 +72,7 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
     server.plan("bench", SAMPLES).await?;
     let peer = pgbench(&server).await?;
     report.against(
-        "next_batch.throughput",
+        "next_batch",
         ours,
         "batches/s",
         ("pgbench, same rows by SQL, batches/s", peer),

@@ -1,17 +1,17 @@
 //! The table that is printed and the file that machines read.
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One measured figure.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
-    /// `benchmark.figure`.
+    /// `benchmark` for its main figure, `benchmark.figure` for the others.
     pub name: String,
     /// The figure.
     pub value: f64,
     /// Its unit.
-    pub unit: &'static str,
+    pub unit: String,
     /// What it is compared with, and that one's figure.
     pub peer: Option<String>,
     /// Ours over the peer's, so that more is better.
@@ -28,11 +28,11 @@ pub struct Report(Vec<Row>);
 
 impl Report {
     /// A figure that is only told.
-    pub fn tell(&mut self, name: &str, value: f64, unit: &'static str) {
+    pub fn tell(&mut self, name: &str, value: f64, unit: &str) {
         self.push(Row {
             name: name.to_owned(),
             value,
-            unit,
+            unit: unit.to_owned(),
             peer: None,
             ratio: None,
             target: None,
@@ -41,26 +41,27 @@ impl Report {
     }
 
     /// A figure with an upper bound.
-    pub fn at_most(&mut self, name: &str, value: f64, unit: &'static str, bound: f64) {
+    pub fn at_most(&mut self, name: &str, value: f64, unit: &str, bound: f64) {
         let target = Some(format!("<= {bound}"));
         let pass = Some(value <= bound);
-        self.push(Row { name: name.to_owned(), value, unit, peer: None, ratio: None, target, pass });
+        self.push(Row {
+            name: name.to_owned(),
+            value,
+            unit: unit.to_owned(),
+            peer: None,
+            ratio: None,
+            target,
+            pass,
+        });
     }
 
     /// A rate beside a peer's, which it should reach a share of.
-    pub fn against(
-        &mut self,
-        name: &str,
-        value: f64,
-        unit: &'static str,
-        peer: (&str, f64),
-        share: Option<f64>,
-    ) {
+    pub fn against(&mut self, name: &str, value: f64, unit: &str, peer: (&str, f64), share: Option<f64>) {
         let ratio = value / peer.1;
         self.push(Row {
             name: name.to_owned(),
             value,
-            unit,
+            unit: unit.to_owned(),
             peer: Some(format!("{}: {}", peer.0, figure(peer.1))),
             ratio: Some(ratio),
             target: share.map(|share| format!(">= {share} x")),
@@ -99,11 +100,24 @@ impl Report {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
         std::fs::create_dir_all(&folder)?;
         let file = folder.join("results.json");
-        std::fs::write(&file, serde_json::to_string_pretty(&self.0)?)
+        let mut rows: Vec<Row> = match std::fs::read(&file) {
+            // What an earlier run measured stays, unless it was measured again.
+            Ok(earlier) => serde_json::from_slice(&earlier).unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        rows.retain(|row| self.0.iter().all(|new| benchmark(&new.name) != benchmark(&row.name)));
+        rows.extend(self.0.iter().cloned());
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        std::fs::write(&file, serde_json::to_string_pretty(&rows)?)
             .with_context(|| format!("writing {}", file.display()))?;
         println!("\nwritten to {}", file.display());
         Ok(())
     }
+}
+
+/// The benchmark that a row or a figure belongs to.
+pub fn benchmark(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(benchmark, _)| benchmark)
 }
 
 fn figure(value: f64) -> String {

@@ -23,12 +23,17 @@ pub struct Server {
 impl Server {
     /// Starts the service without its worker and waits until it answers.
     pub async fn start(name: &str) -> anyhow::Result<Self> {
+        Self::start_with(name, &["serve", "--no-worker"]).await
+    }
+
+    /// Starts the service with these arguments and waits until it answers.
+    pub async fn start_with(name: &str, arguments: &[&str]) -> anyhow::Result<Self> {
         let url = fresh_database(name).await?;
         let state = tempfile::tempdir()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let log = std::fs::File::create(state.path().join("log"))?;
         let child = Command::new(env!("CARGO_BIN_EXE_active-vlm"))
-            .args(["serve", "--no-worker"])
+            .args(arguments)
             .env("ACTIVE_VLM__DATABASE__URL", &url)
             .env("ACTIVE_VLM__STATE_DIR", state.path())
             .env("ACTIVE_VLM__GRPC__LISTEN", format!("127.0.0.1:{port}"))
@@ -103,18 +108,13 @@ impl Server {
         self.child.id()
     }
 
-    /// Resident memory of the service, bytes.
-    pub fn resident(&self) -> anyhow::Result<u64> {
-        resident(&format!("/proc/{}/status", self.pid()))
+    /// The most resident memory the service has ever had, bytes.
+    pub fn peak(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("no VmHWM")?;
+        let kib: u64 = line.split_whitespace().nth(1).context("no figure")?.parse()?;
+        Ok(kib * 1024)
     }
-}
-
-/// Resident memory by a process's status file, bytes.
-pub fn resident(status: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(status)?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("no figure")?.parse()?;
-    Ok(kib * 1024)
 }
 
 impl Drop for Server {

@@ -4,7 +4,7 @@ use super::{report::Report, server::Server};
 use active_vlm::grpc::pb::{
     self, label_service_client::LabelServiceClient, selection_service_client::SelectionServiceClient,
 };
-use sqlx::{AssertSqlSafe, Executor as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use std::time::Instant;
 use tokio::task::JoinSet;
 
@@ -113,13 +113,18 @@ async fn plain_insert(server: &Server) -> anyhow::Result<f64> {
     .await?;
     drop(setup);
     anyhow::ensure!(statements.len() == CLIENTS * CALLS, "{} statements", statements.len());
+    // Connected beforehand, as our clients are.
+    let mut connections = Vec::new();
+    for _ in 0..CLIENTS {
+        connections.push(sqlx::PgConnection::connect(&server.url).await?);
+    }
     let start = Instant::now();
     let mut clients = JoinSet::new();
-    for chunk in statements.chunks(CALLS) {
-        let (chunk, db) = (chunk.to_vec(), server.db.clone());
+    for (chunk, mut connection) in statements.chunks(CALLS).zip(connections) {
+        let chunk = chunk.to_vec();
         clients.spawn(async move {
             for statement in chunk {
-                sqlx::raw_sql(AssertSqlSafe(statement)).execute(&db).await?;
+                sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
             }
             anyhow::Ok(())
         });
