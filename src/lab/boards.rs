@@ -49,6 +49,12 @@ pub enum Attribute {
 impl Attribute {
     const ALL: [Self; 3] = [Self::Size, Self::Colour, Self::Shape];
 
+    /// A random attribute: its name and its place in a caption.
+    pub fn any(rng: &mut ChaCha8Rng) -> (&'static str, usize) {
+        let attribute = Self::ALL[rng.random_range(0..3)];
+        (attribute.name(), attribute as usize)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Size => "size",
@@ -99,9 +105,9 @@ pub struct Board {
 }
 
 impl Board {
-    /// Draws a random board; a quarter of the cells is empty.
-    pub fn random(rng: &mut ChaCha8Rng) -> Self {
-        let (rows, columns) = (rng.random_range(2..=LATTICE), rng.random_range(2..=LATTICE));
+    /// Draws a random board of at most `largest` rows and columns; a quarter of the cells is empty.
+    pub fn random(largest: usize, rng: &mut ChaCha8Rng) -> Self {
+        let (rows, columns) = (rng.random_range(2..=largest), rng.random_range(2..=largest));
         let dark = |rng: &mut ChaCha8Rng| -> Rgb { std::array::from_fn(|_| rng.random_range(0..50)) };
         let (table, paper) = (dark(rng), dark(rng));
         let mut canvas = Canvas::filled(table);
@@ -320,7 +326,7 @@ impl Board {
 /// `n` samples of all families of boards in turn.
 pub fn samples(n: usize, rng: &mut ChaCha8Rng) -> Vec<Sample> {
     let make = |index: usize| {
-        let board = Board::random(rng);
+        let board = Board::random(LATTICE, rng);
         let posed = board.pose(BoardFamily::ALL[index % BoardFamily::ALL.len()], rng);
         Sample::new(format!("boards-{index:05}"), &board.scene, posed)
     };

@@ -7,11 +7,11 @@
 use rand::{RngExt, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::boards::{Board, BoardFamily};
+use super::boards::{Attribute, Board, BoardFamily};
 use super::digit_boards::DigitBoards;
+use super::mention::{Mention, mentions};
 use super::question::{Family, Grid, one_of, pose};
-use super::render::LATTICE;
-use super::sample::{Posed, Scene};
+use super::sample::{Place, Posed, Scene, sentence};
 
 /// Questions about one picture: the picture is dear, another question about it cheap.
 const TURNS: usize = 4;
@@ -25,81 +25,121 @@ pub struct Lesson {
     pub turns: Vec<Turn>,
 }
 
-/// A question and the text to learn after `Assistant:`.
+/// A question and the reply to learn.
 #[derive(Debug, Clone)]
 pub struct Turn {
     /// The question.
     pub question: String,
-    /// ` Answer: 7`, or the steps before it; without the end-of-utterance token.
-    pub target: String,
+    /// The steps to the answer; empty for a direct reply.
+    pub reasoning: Vec<String>,
+    /// The answer; empty where the steps are all there is to say.
+    pub answer: String,
+    /// What the question's words refer to.
+    pub mentions: Vec<Mention>,
 }
 
 impl Turn {
-    fn new(posed: Posed, rng: &mut ChaCha8Rng) -> Self {
-        let target = if rng.random_bool(0.5) {
-            direct_target(&posed.answer)
-        } else {
-            reasoned_target(&posed.reasoning, &posed.answer)
-        };
-        Self { question: posed.question, target }
+    /// A reply that is given at once or, as often, after its reasoning; about a board with these captions.
+    fn new(posed: Posed, captions: &[String], rng: &mut ChaCha8Rng) -> Self {
+        let mentions = mentions(&posed, captions);
+        let reasoning = if rng.random_bool(0.5) { Vec::new() } else { posed.reasoning };
+        Self { question: posed.question, reasoning, answer: posed.answer, mentions }
+    }
+
+    /// The text after `Assistant:` up to the answer, and the answer with the space before it.
+    pub fn reply(&self) -> (String, String) {
+        let steps: String = self.reasoning.iter().map(|step| format!(" {step}")).collect();
+        if self.answer.is_empty() {
+            return (steps, String::new());
+        }
+        (format!("{steps} Answer:"), format!(" {}", self.answer))
     }
 }
 
-/// The text after `Assistant:` of a direct reply.
-pub fn direct_target(answer: &str) -> String {
-    format!(" Answer: {answer}")
-}
-
-/// The text after `Assistant:` of a reply with reasoning.
-pub fn reasoned_target(reasoning: &[String], answer: &str) -> String {
-    format!(" {} Answer: {answer}", reasoning.join(" "))
-}
-
-/// Draws the next lesson: four questions about one picture.
-pub fn lesson(digits: &DigitBoards, rng: &mut ChaCha8Rng) -> Lesson {
+/// Draws the next lesson: four questions about one picture of at most `largest` rows and columns.
+pub fn lesson(digits: &DigitBoards, largest: usize, rng: &mut ChaCha8Rng) -> Lesson {
     if rng.random_bool(0.4) {
-        let board = Board::random(rng);
+        let board = Board::random(largest, rng);
         let mut turns = Vec::new();
         for _ in 0..TURNS {
-            turns.push(Turn::new(board.pose(board_family(rng), rng), rng));
+            let captions = &board.scene.captions;
+            let posed = match board_family(rng) {
+                Some(family) => board.pose(family, rng),
+                None => several(board.rows, board.columns, captions, Attribute::any(rng), rng),
+            };
+            turns.push(Turn::new(posed, captions, rng));
         }
         return Lesson { scene: board.scene, turns };
     }
-    let (rows, columns) = (rng.random_range(2..=LATTICE), rng.random_range(2..=LATTICE));
+    let (rows, columns) = (rng.random_range(2..=largest), rng.random_range(2..=largest));
     let (scene, grid, first) = digits.board(Family::Exist, rows, columns, rng);
-    let mut turns = vec![Turn::new(first, rng)];
+    let mut turns = vec![Turn::new(first, &scene.captions, rng)];
     while turns.len() < TURNS {
-        turns.push(digit_turn(&grid, rng));
+        turns.push(digit_turn(&grid, &scene.captions, rng));
     }
     turns.shuffle(rng);
     Lesson { scene, turns }
 }
 
 /// One more question about a board of digits.
-fn digit_turn(grid: &Grid, rng: &mut ChaCha8Rng) -> Turn {
+fn digit_turn(grid: &Grid, captions: &[String], rng: &mut ChaCha8Rng) -> Turn {
     // Reading is asked of small boards only: larger ones are left for labels to teach.
     let easy = grid.values.len() <= 6;
     let posed = match rng.random_range(0..20) {
-        0..6 => pose(Family::Exist, grid, None, rng),
-        6..13 if easy => pose(Family::Read, grid, None, rng),
-        6..13 => list(grid, rng),
+        0..4 => pose(Family::Exist, grid, None, rng),
+        4..7 if easy => pose(Family::Read, grid, None, rng),
+        7..13 if easy => several(grid.rows, grid.columns, captions, ("digit", 0), rng),
+        4..13 => list(grid, rng),
         13..16 => {
             let rows: Vec<String> = (0..grid.rows).map(|row| grid.row_text(row)).collect();
             let question = "List the digits of each row.".to_owned();
-            return Turn { question, target: format!(" {}", rows.join(" ")) };
+            return Turn { question, reasoning: rows, answer: String::new(), mentions: Vec::new() };
         }
         _ => arithmetic(rng),
     };
-    Turn::new(posed, rng)
+    Turn::new(posed, captions, rng)
 }
 
-fn board_family(rng: &mut ChaCha8Rng) -> BoardFamily {
-    match rng.random_range(0..10) {
-        0..3 => BoardFamily::Exist,
-        3..5 => BoardFamily::Query,
-        5..7 => BoardFamily::Count,
-        7..9 => BoardFamily::Compare,
-        _ => BoardFamily::List,
+/// A family of questions about procedural boards; none for several places at once.
+fn board_family(rng: &mut ChaCha8Rng) -> Option<BoardFamily> {
+    Some(match rng.random_range(0..10) {
+        0..2 => BoardFamily::Exist,
+        2..4 => BoardFamily::Query,
+        4..6 => BoardFamily::Count,
+        6..8 => BoardFamily::Compare,
+        8 => BoardFamily::List,
+        _ => return None,
+    })
+}
+
+/// Asks what two to four places show, in any order: the word at `slot` of their captions, called `noun`.
+fn several(
+    rows: usize,
+    columns: usize,
+    captions: &[String],
+    (noun, slot): (&str, usize),
+    rng: &mut ChaCha8Rng,
+) -> Posed {
+    let mut places: Vec<Place> =
+        (0..rows * columns).map(|i| Place { row: i / columns, column: i % columns }).collect();
+    places.shuffle(rng);
+    places.truncate(rng.random_range(2..=4));
+    let word = |place: &Place| captions[place.lattice_index()].split(' ').nth(slot).unwrap_or("empty");
+    let names: Vec<String> = places.iter().map(Place::to_string).collect();
+    // Unwrap safety: two places at least.
+    #[allow(clippy::unwrap_used)]
+    let (last, first) = names.split_last().unwrap();
+    let list = format!("{} and {last}", first.join(", "));
+    let question =
+        one_of(rng, [format!("Which {noun}s are at {list}?"), format!("Read the {noun}s at {list}.")]);
+    Posed {
+        question,
+        answer: places.iter().map(word).collect::<Vec<_>>().join(" "),
+        reasoning: places
+            .iter()
+            .map(|place| format!("{} is {}.", sentence(&place.to_string()), word(place)))
+            .collect(),
+        ..nothing()
     }
 }
 
@@ -161,6 +201,7 @@ fn nothing() -> Posed {
 mod tests {
     use super::*;
     use crate::lab::digits::Split;
+    use crate::lab::render::LATTICE;
     use rand::SeedableRng;
 
     #[test]
@@ -168,7 +209,7 @@ mod tests {
         let digits = DigitBoards::new(Split::Pretraining, 1);
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..500 {
-            let lesson = lesson(&digits, &mut rng);
+            let lesson = lesson(&digits, LATTICE, &mut rng);
             if lesson.scene.captions.iter().any(|caption| caption.parse::<u8>().is_ok()) {
                 for taboo in ["How many", "How often", "Count", "sum", "even", "odd", "larger than row"] {
                     assert!(lesson.turns.iter().all(|turn| !turn.question.contains(taboo)), "{lesson:?}");

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod digit_boards;
 pub mod digits;
 pub mod lesson;
+pub mod mention;
 pub mod oracle;
 pub mod pretrain;
 pub mod probe;

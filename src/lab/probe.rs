@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::digit_boards::{DigitBoards, PoolSpec};
 use super::digits::Split;
-use super::lesson::{direct_target, reasoned_target};
+use super::lesson::Turn;
 use super::pretrain::{LabError, ToyText, examine, open_text};
 use super::sample::Sample;
 use crate::model::{LoraConfig, Trainable};
@@ -94,7 +94,8 @@ pub fn run(args: &ProbeArgs) -> Result<(), LabError> {
                     labelled(&text, sample, rng.random_bool(args.reasoning))
                 })
                 .collect::<Result<_, _>>()?;
-            loss = trainer.step(&batch, warmup_cosine(step, args.steps / 20 + 1, args.steps, args.lr))?.text;
+            loss =
+                trainer.step(&batch, warmup_cosine(step, args.steps / 20 + 1, args.steps, args.lr))?.answer;
         }
         let seconds = started.elapsed().as_secs_f64();
         println!("{labels:4} labels, {seconds:3.0} s, loss {loss:.3}: {}", examine(&trainer, &text, &test)?);
@@ -105,10 +106,11 @@ pub fn run(args: &ProbeArgs) -> Result<(), LabError> {
 /// A labelled sample as an example to learn from, with or without its reasoning.
 fn labelled(text: &ToyText, sample: &Sample, reasoned: bool) -> Result<Example, LabError> {
     let pixels = image::load_from_memory(&sample.image_png)?.to_rgb8();
-    let target = if reasoned {
-        reasoned_target(&sample.reasoning, &sample.answer)
-    } else {
-        direct_target(&sample.answer)
+    let turn = Turn {
+        question: sample.question.clone(),
+        reasoning: if reasoned { sample.reasoning.clone() } else { Vec::new() },
+        answer: sample.answer.clone(),
+        mentions: Vec::new(),
     };
-    Ok(text.example(pixels.as_raw(), &sample.cell_captions, &sample.question, Some(&target)))
+    Ok(text.talk(pixels.as_raw(), &sample.cell_captions, &[turn]))
 }

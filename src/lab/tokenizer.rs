@@ -20,6 +20,7 @@ use super::digit_boards::DigitBoards;
 use super::digits::Split;
 use super::lesson::lesson;
 use super::question::Family;
+use super::render::LATTICE;
 use super::{boards, question};
 
 /// Tokens in the vocabulary, special ones included.
@@ -73,8 +74,11 @@ fn corpus(seed: u64) -> Vec<String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut lines = Vec::new();
     for _ in 0..400 {
-        let lesson = lesson(&digits, &mut rng);
-        lines.extend(lesson.turns.iter().map(|turn| format!("{}{}", turn.question, turn.target)));
+        let lesson = lesson(&digits, LATTICE, &mut rng);
+        for turn in &lesson.turns {
+            let (steps, answer) = turn.reply();
+            lines.push(format!("{}{steps}{answer}", turn.question));
+        }
     }
     // Also the wording of what labels teach: a tokenizer meets all words of its language.
     for turn in 0..300 {

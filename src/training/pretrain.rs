@@ -12,7 +12,11 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::adamw::{AdamW, AdamWConfig};
+use super::sft::{self, PARTS, Part, Places, Weights};
 use crate::model::{Checkpoint, Config, ModelError, Processor, Trainable, Vlm};
+
+/// The weight of an answer after reasoning, of the reasoning, and of an answer given at once.
+const WEIGHTS: Weights = [0.5, 0.5, 1.0];
 
 /// One picture with one text.
 #[derive(Debug, Clone)]
@@ -21,21 +25,27 @@ pub struct Example {
     pub pixels: Vec<f32>,
     /// Prompt and target as token ids.
     pub tokens: Vec<i64>,
-    /// The stretches of tokens that are to be learnt: the replies.
-    pub learn: Vec<Range<usize>>,
+    /// The stretches of tokens that are to be learnt, and what they are of a reply.
+    pub learn: Vec<(Range<usize>, Part)>,
     /// For each visual token the ids of the words that describe its cell.
     pub captions: Vec<Vec<i64>>,
+    /// Tokens of questions that refer to something, and the ids of the words for what they refer to.
+    pub grounded: Vec<(usize, Vec<i64>)>,
 }
 
 /// The losses of one step, in nats.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Losses {
-    /// Mean over learnt tokens.
-    pub text: f64,
+    /// Mean over the answers' tokens, given directly or after reasoning.
+    pub answer: f64,
+    /// Mean over the reasonings' tokens.
+    pub reasoning: f64,
     /// Mean over visual tokens, as they enter the decoder.
     pub seen: f64,
     /// Mean over visual tokens, as they leave it.
     pub said: f64,
+    /// Mean over the words of questions that refer to something, as they leave the decoder.
+    pub grounded: f64,
     /// 2-norm of the gradient before clipping.
     pub gradient: f64,
 }
@@ -124,17 +134,18 @@ impl Pretrainer {
     /// When an example's image tokens do not match the model's visual tokens.
     pub fn step(&mut self, batch: &[Example], lr: f64) -> Result<Losses, ModelError> {
         let rows: Vec<&[i64]> = batch.iter().map(|example| example.tokens.as_slice()).collect();
-        let (ids, mask) = right_padded(&rows);
+        let (ids, mask) = self.model.batch_right(&rows);
         let visual = self.model.vision(&self.pixels(batch));
         let hidden = self.model.decode(&self.model.embed(&ids, &visual)?, &mask, None);
 
-        let (places, targets) = learnt(batch, ids.size()[1]);
+        let places = learnt(batch, ids.size()[1]);
         let flat = hidden.flatten(0, 1);
-        let logits = self.model.logits(&flat.index_select(0, &places));
-        let text = logits.cross_entropy_for_logits(&targets);
-
-        let mut losses = Losses { text: text.double_value(&[]), ..Losses::default() };
-        let mut total = text;
+        let logits = self.model.logits(&flat.index_select(0, &Tensor::from_slice(&places.predictors)));
+        let counts = PARTS.map(|part| places.parts.iter().filter(|found| **found == part).count());
+        let text = sft::loss(&logits, &places, counts, WEIGHTS);
+        let [answer, reasoning, direct] = text.parts;
+        let mut losses = Losses { answer: (answer + direct) / 2.0, reasoning, ..Losses::default() };
+        let mut total = text.total;
         if self.objective.captions > 0.0 {
             let images = ids.eq(self.model.config().image_token_id).view(-1).nonzero().view(-1);
             let (words, weights) = self.caption_targets(batch);
@@ -142,6 +153,14 @@ impl Pretrainer {
             let said = caption_loss(&self.model.logits(&flat.index_select(0, &images)), &words, &weights);
             (losses.seen, losses.said) = (seen.double_value(&[]), said.double_value(&[]));
             total += (seen + said) * self.objective.captions;
+            let (places, words) = grounded(batch, ids.size()[1]);
+            if !places.is_empty() {
+                let logits = self.model.logits(&flat.index_select(0, &Tensor::from_slice(&places)));
+                let weights = Tensor::ones([places.len() as i64], (Kind::Float, Device::Cpu));
+                let found = caption_loss(&logits, &Tensor::from_slice(&words).view([-1, 3]), &weights);
+                losses.grounded = found.double_value(&[]);
+                total += found * self.objective.captions;
+            }
         }
         self.optimiser.zero_grad();
         total.backward();
@@ -157,7 +176,7 @@ impl Pretrainer {
     pub fn choose(&self, examples: &[Example], choices: &[Vec<i64>]) -> Result<Vec<i64>, ModelError> {
         let rows: Vec<&[i64]> = examples.iter().map(|example| example.tokens.as_slice()).collect();
         no_grad(|| {
-            let (ids, mask) = right_padded(&rows);
+            let (ids, mask) = self.model.batch_right(&rows);
             let visual = self.model.vision(&self.pixels(examples));
             let hidden = self.model.decode(&self.model.embed(&ids, &visual)?, &mask, None);
             let pick = |(row, (example, choices)): (usize, (&Example, &Vec<i64>))| {
@@ -280,28 +299,31 @@ fn caption_loss(logits: &Tensor, words: &Tensor, weights: &Tensor) -> Tensor {
     -(each * weights).sum(Kind::Float) / weights.sum(Kind::Float)
 }
 
-/// Ids and mask, int64 `[B, T]`, rows filled up with zeros on the right.
-fn right_padded(rows: &[&[i64]]) -> (Tensor, Tensor) {
-    let length = rows.iter().map(|row| row.len()).max().unwrap_or(0);
-    let (mut ids, mut mask) = (Vec::new(), Vec::new());
-    for row in rows {
-        ids.extend(row.iter().copied().chain(std::iter::repeat_n(0, length - row.len())));
-        mask.extend((0..length).map(|at| i64::from(at < row.len())));
-    }
-    let shape = [rows.len() as i64, length as i64];
-    (Tensor::from_slice(&ids).view(shape), Tensor::from_slice(&mask).view(shape))
-}
-
-/// Flat positions whose next token is learnt, and those tokens; both int64 `[n]`.
-fn learnt(batch: &[Example], length: i64) -> (Tensor, Tensor) {
-    let (mut places, mut targets) = (Vec::new(), Vec::new());
+/// Where the learnt tokens of rows padded on the right to `length` are, and what they are.
+fn learnt(batch: &[Example], length: i64) -> Places {
+    let mut found = Places::default();
     for (row, example) in batch.iter().enumerate() {
-        for at in example.learn.iter().flat_map(Clone::clone) {
-            places.push(row as i64 * length + at as i64 - 1);
-            targets.push(example.tokens[at]);
+        for (range, part) in &example.learn {
+            for at in range.clone() {
+                found.predictors.push(row as i64 * length + at as i64 - 1);
+                found.tokens.push(example.tokens[at]);
+                found.parts.push(*part);
+            }
         }
     }
-    (Tensor::from_slice(&places), Tensor::from_slice(&targets))
+    found
+}
+
+/// Flat places of the grounded tokens in rows padded on the right to `length`, and three words for each.
+fn grounded(batch: &[Example], length: i64) -> (Vec<i64>, Vec<i64>) {
+    let (mut places, mut words) = (Vec::new(), Vec::new());
+    for (row, example) in batch.iter().enumerate() {
+        for (at, means) in &example.grounded {
+            places.push(row as i64 * length + *at as i64);
+            words.extend((0..3).map(|slot| means[slot % means.len()]));
+        }
+    }
+    (places, words)
 }
 
 #[cfg(test)]
@@ -328,8 +350,9 @@ mod tests {
         let example = |shade: f32, answer: i64| Example {
             pixels: vec![shade; 3 * 32 * 32],
             tokens: vec![1, IMAGE, IMAGE, IMAGE, IMAGE, 6, answer, 2],
-            learn: std::iter::once(6..8).collect(),
+            learn: vec![(6..8, Part::Direct)],
             captions: vec![vec![answer], vec![9], vec![answer, 12], vec![9]],
+            grounded: vec![(5, vec![answer])],
         };
         vec![example(-1.0, 20), example(1.0, 21)]
     }
@@ -342,7 +365,7 @@ mod tests {
             trainer.step(&batch, 0.01).unwrap();
         }
         let last = trainer.step(&batch, 0.01).unwrap();
-        assert!(last.text < first.text / 4.0 && last.seen < first.seen, "{first:?} {last:?}");
+        assert!(last.answer < first.answer / 4.0 && last.seen < first.seen, "{first:?} {last:?}");
         let asked: Vec<Example> =
             batch.iter().map(|e| Example { tokens: e.tokens[..6].to_vec(), ..e.clone() }).collect();
         assert_eq!(trainer.choose(&asked, &[vec![20, 21], vec![20, 21]]).unwrap(), [20, 21]);
@@ -360,13 +383,14 @@ mod tests {
         let mut resumed = trainer();
         resumed.load_checkpoint(&path).unwrap();
         let (a, b) = (straight.step(&batch(), 0.01).unwrap(), resumed.step(&batch(), 0.01).unwrap());
-        assert_eq!((a.text, a.seen, resumed.steps()), (b.text, b.seen, 4));
+        assert_eq!((a.answer, a.seen, resumed.steps()), (b.answer, b.seen, 4));
     }
 
     #[test]
     fn only_the_target_is_learnt() {
-        let (places, targets) = learnt(&batch(), 8);
-        assert_eq!(Vec::<i64>::try_from(places).unwrap(), [5, 6, 13, 14]);
-        assert_eq!(Vec::<i64>::try_from(targets).unwrap(), [20, 2, 21, 2]);
+        let places = learnt(&batch(), 8);
+        assert_eq!(places.predictors, [5, 6, 13, 14]);
+        assert_eq!(places.tokens, [20, 2, 21, 2]);
+        assert_eq!(places.parts, [Part::Direct; 4]);
     }
 }
