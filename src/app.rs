@@ -70,6 +70,13 @@ impl App {
         Ok(Self { settings, role, service, embedded, metrics, grpc, http })
     }
 
+    /// The same service by another clock, for tests that move time themselves.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.service.clock = clock;
+        self
+    }
+
     /// Where the API listens; none for a worker.
     pub fn grpc_addr(&self) -> Option<SocketAddr> {
         self.grpc.as_ref().and_then(|listener| listener.local_addr().ok())
