@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 const DEFAULTS: &str = include_str!("../deploy/config/default.toml");
 const ENVIRONMENT_PREFIX: &str = "ACTIVE_VLM";
+/// Where `worker.crash_at` can have the process die, in the order of a round.
+const CRASH_POINTS: [&str; 6] =
+    ["scoring", "before_plan", "after_plan", "training", "before_commit", "after_commit"];
 
 /// The effective settings.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -154,7 +157,7 @@ pub struct Worker {
     pub max_attempts: u32,
     /// Samples scored per transaction.
     pub shard_size: usize,
-    /// For tests: the step of the round at which the process aborts itself.
+    /// For tests: the step of the round at which the process kills itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crash_at: Option<String>,
 }
@@ -302,6 +305,11 @@ impl Settings {
         );
         check(self.worker.max_attempts > 0, "worker.max_attempts must be at least 1");
         check(self.worker.shard_size > 0, "worker.shard_size must be at least 1");
+        let crash_at = self.worker.crash_at.as_deref();
+        check(
+            crash_at.is_none_or(|step| CRASH_POINTS.contains(&step)),
+            &format!("worker.crash_at must be one of {}", CRASH_POINTS.join(", ")),
+        );
         let limits = &self.limits;
         check(
             (1..=limits.page_size_max).contains(&limits.page_size_default),

@@ -26,8 +26,9 @@ impl Service {
         let task = tokio::task::spawn_blocking(move || choose(&input, &policy, &round));
         let plan = task.await.map_err(Error::internal)?.map_err(Error::internal)?;
         attempt.check()?;
+        attempt.crash_point("before_plan");
         self.store.write_plan(job, &plan, self.now()).await?;
-        attempt.crash_point("planning");
+        attempt.crash_point("after_plan");
         tracing::info!(candidates, planned = plan.items.len(), fallback = ?plan.fallback, "plan written");
         Ok(())
     }
