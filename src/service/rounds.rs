@@ -10,7 +10,7 @@ impl Service {
         self.store.round(pool.id, number).await
     }
 
-    /// Rounds in order.
+    /// Rounds, newest first.
     pub async fn list_rounds(&self, pool: &str, page: &PageRequest) -> Result<Page<Round>> {
         let pool = self.store.pool(pool).await?;
         let limit = page.limit(&self.limits);

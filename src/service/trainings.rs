@@ -25,12 +25,12 @@ impl Service {
         if job.kind == JobKind::Train { Ok(job) } else { Err(missing(training)) }
     }
 
-    /// Trainings in the order they were asked for.
+    /// Trainings, the one asked for last first.
     pub async fn list_trainings(&self, pool: &str, page: &PageRequest) -> Result<Page<Job>> {
         let pool = self.store.pool(pool).await?;
         let limit = page.limit(&self.limits);
-        let after = page.after_key::<uuid::Uuid>("trainings")?.map(JobId);
-        let jobs = self.store.list_jobs(pool.id, JobKind::Train, after, limit + 1).await?;
+        let before = page.after_key::<uuid::Uuid>("trainings")?.map(JobId);
+        let jobs = self.store.list_jobs(pool.id, JobKind::Train, before, limit + 1).await?;
         Ok(Page::cut(jobs, limit, "trainings", |job| job.id.to_string()))
     }
 

@@ -11,7 +11,7 @@ impl Service {
         self.store.version(pool.id, number).await
     }
 
-    /// Versions in order.
+    /// Versions, newest first.
     pub async fn list_versions(&self, pool: &str, page: &PageRequest) -> Result<Page<Version>> {
         let pool = self.store.pool(pool).await?;
         let limit = page.limit(&self.limits);

@@ -248,19 +248,19 @@ impl Store {
         row.ok_or_else(|| Error::NotFound { kind: "Training", name: format!("trainings/{id}") })?.into_job()
     }
 
-    /// Jobs of a kind in the order they were asked for, those after `after`.
+    /// Jobs of a kind, the one asked for last first, those before `before`.
     pub async fn list_jobs(
         &self,
         pool: PoolId,
         kind: JobKind,
-        after: Option<JobId>,
+        before: Option<JobId>,
         limit: usize,
     ) -> Result<Vec<Job>> {
         let rows = job_rows!(
-            "WHERE j.pool_id = $1 AND j.kind = $2 AND j.id > $3 ORDER BY j.id LIMIT $4",
+            "WHERE j.pool_id = $1 AND j.kind = $2 AND j.id < $3 ORDER BY j.id DESC LIMIT $4",
             pool.0,
             text::of(&kind),
-            after.map_or(Uuid::nil(), Uuid::from),
+            before.map_or(Uuid::max(), Uuid::from),
             limit as i64
         )
         .fetch_all(&self.pool)

@@ -267,12 +267,12 @@ impl Store {
         Ok(newest(&mut conn, pool).await?.filter(|round| is_live(round.state)))
     }
 
-    /// Rounds in order, those after number `after`.
-    pub async fn list_rounds(&self, pool: PoolId, after: Option<i64>, limit: usize) -> Result<Vec<Round>> {
+    /// Rounds, newest first, those before number `before`.
+    pub async fn list_rounds(&self, pool: PoolId, before: Option<i64>, limit: usize) -> Result<Vec<Round>> {
         let rows = round_rows!(
-            "WHERE r.pool_id = $1 AND r.number > $2 ORDER BY r.number LIMIT $3",
+            "WHERE r.pool_id = $1 AND r.number < $2 ORDER BY r.number DESC LIMIT $3",
             pool.0,
-            after.unwrap_or(0),
+            before.unwrap_or(i64::MAX),
             limit as i64
         )
         .fetch_all(&self.pool)

@@ -77,12 +77,12 @@ fn missing(name: impl std::fmt::Display) -> Error {
 }
 
 impl Store {
-    /// Versions in order, those after number `after`.
-    pub async fn versions(&self, pool: PoolId, after: Option<i64>, limit: usize) -> Result<Vec<Version>> {
+    /// Versions, newest first, those before number `before`.
+    pub async fn versions(&self, pool: PoolId, before: Option<i64>, limit: usize) -> Result<Vec<Version>> {
         let rows = version_rows!(
-            "WHERE pool_id = $1 AND number > $2 ORDER BY number LIMIT $3",
+            "WHERE pool_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
             pool.0,
-            after.unwrap_or(-1),
+            before.unwrap_or(i64::MAX),
             limit as i64
         )
         .fetch_all(&self.pool)

@@ -64,8 +64,9 @@ async fn pages_follow_their_key_to_the_end(db: PgPool) {
     assert_eq!((first.len(), rest.len()), (2, 1));
     assert_eq!(store.list_pools(Some("birds"), 9).await.unwrap().len(), 0);
     assert_eq!(store.list_pools(None, 9).await.unwrap().len(), 1);
-    assert_eq!(store.list_rounds(pool, Some(0), 9).await.unwrap().len(), 1);
+    assert_eq!(store.list_rounds(pool, Some(2), 9).await.unwrap().len(), 1);
     assert_eq!(store.list_rounds(pool, Some(1), 9).await.unwrap().len(), 0);
+    assert_eq!(store.versions(pool, Some(1), 9).await.unwrap().len(), 1);
     assert_eq!(store.versions(pool, Some(0), 9).await.unwrap().len(), 0);
 }
 

@@ -172,12 +172,18 @@ impl Stage {
         assert!(verdicts.iter().all(|v| v.code.stored()), "{verdicts:?}");
     }
 
+    /// As they came.
     async fn rounds(&self, pool: &str) -> Vec<Round> {
-        self.service.list_rounds(pool, &PageRequest::default()).await.expect("rounds").items
+        let newest_first =
+            self.service.list_rounds(pool, &PageRequest::default()).await.expect("rounds").items;
+        newest_first.into_iter().rev().collect()
     }
 
+    /// As they were asked for.
     async fn trainings(&self, pool: &str) -> Vec<Job> {
-        self.service.list_trainings(pool, &PageRequest::default()).await.expect("trainings").items
+        let newest_first =
+            self.service.list_trainings(pool, &PageRequest::default()).await.expect("trainings").items;
+        newest_first.into_iter().rev().collect()
     }
 
     async fn serving(&self, pool: &str) -> crate::domain::Version {
