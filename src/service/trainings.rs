@@ -1,7 +1,7 @@
 //! StartTraining, GetTraining, ListTrainings, CancelTraining.
 
 use super::{Page, PageRequest, Service, check, pools::check_request_id};
-use crate::domain::{Error, Job, JobId, JobKind, Result};
+use crate::domain::{Error, Job, JobId, JobKind, JobState, Result};
 
 impl Service {
     /// Asks for a training on all labels there are; one at work or waiting is the answer to every further request.
@@ -34,10 +34,21 @@ impl Service {
         Ok(Page::cut(jobs, limit, "trainings", |job| job.id.to_string()))
     }
 
-    /// Asks a training to stop before its next step; harmless once it has ended. Its round's labels stay.
+    /// Asks a training to stop before its next step; harmless where it is cancelled already. Its round's labels stay.
+    ///
+    /// # Errors
+    /// `NotReady` where it has succeeded or failed.
     pub async fn cancel_training(&self, pool: &str, training: JobId) -> Result<Job> {
         let job = self.get_training(pool, training).await?;
-        self.store.request_cancel(job.pool_id, training, self.now()).await
+        let is_over = |job: &Job| matches!(job.state, JobState::Succeeded | JobState::Failed);
+        let over =
+            || Error::NotReady(format!("training {training} has ended already: there is nothing to cancel"));
+        if is_over(&job) {
+            return Err(over());
+        }
+        let job = self.store.request_cancel(job.pool_id, training, self.now()).await?;
+        // It may have ended while it was asked.
+        if is_over(&job) && !job.cancel_requested { Err(over()) } else { Ok(job) }
     }
 }
 
