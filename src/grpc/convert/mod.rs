@@ -43,6 +43,11 @@ impl Check {
         }
     }
 
+    /// Whether nothing was wrong so far.
+    pub(super) fn is_clean(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// A text that must not be empty.
     pub(super) fn required(&mut self, field: &str, text: &str) {
         self.that(!text.is_empty(), field, "is required");
