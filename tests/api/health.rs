@@ -1,6 +1,6 @@
 //! Health by subsystem: what is down is said to be down, and the rest goes on.
 
-use crate::support::{QUESTION, ask, png, refused, spawn_app};
+use crate::support::{ask, png, predict, refused, spawn_app};
 use active_vlm::grpc::pb;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
@@ -44,10 +44,8 @@ async fn labels_are_taken_while_the_model_is_down_and_predictions_are_refused_fo
     let batch = app.client.lease(&pool, "ann", 4, "r1").await;
     app.client.label(&pool, "ann", "l1", &batch).await;
 
-    let image = pb::ImageInput { source: Some(pb::image_input::Source::Data(png(1))), ..Default::default() };
-    let question = QUESTION.to_owned();
-    let predict = pb::PredictRequest { parent: pool, images: vec![image], question, ..Default::default() };
-    let details = refused(app.client.models.clone().predict(predict).await, Code::Unavailable, "UNAVAILABLE");
+    let about = predict(&pool, pb::image_input::Source::Data(png(1)));
+    let details = refused(app.client.models.clone().predict(about).await, Code::Unavailable, "UNAVAILABLE");
     assert_eq!(
         details.error_info().and_then(|info| info.metadata.get("what")).map(String::as_str),
         Some("engine")

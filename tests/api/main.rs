@@ -11,6 +11,7 @@ mod kills;
 mod leases;
 mod limits;
 mod mistakes;
+mod pools;
 mod postgres;
 mod processes;
 mod python;

@@ -1,6 +1,6 @@
 //! `kill -9` of the service's own Postgres: requests fail for now, then all is as it was.
 
-use crate::support::{Home, SUBMIT_LABELS, answers, ask, call, exchange, refused};
+use crate::support::{Home, SUBMIT_LABELS, answers, ask, call, exchange, patient, refused};
 use active_vlm::{grpc::pb, store::embedded::find_binaries};
 use nix::{
     sys::signal::{Signal, kill},
@@ -58,10 +58,7 @@ async fn when_its_postgres_is_killed_requests_are_unavailable_and_then_recover_w
     let process = home.start(&["serve"]).await;
     let client = process.client();
     let pool = client.filled_pool("p", 20).await;
-    let request = pb::NextBatchRequest {
-        max_wait: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
-        ..ask(&pool, "ann", 4, "r1")
-    };
+    let request = patient(ask(&pool, "ann", 4, "r1"));
     let batch = client.next_batch(request.clone()).await.expect("a batch");
     assert_eq!(batch.queries.len(), 4, "{batch:?}");
     let submission = answers(&pool, "ann", "l1", &batch);

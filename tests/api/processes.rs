@@ -1,6 +1,6 @@
 //! The binary as operators run it: split in two, stopped by a signal, started twice.
 
-use crate::support::{Home, answers, ask, exchange, policy, refused, run_to_end};
+use crate::support::{Home, answers, ask, exchange, patient, png, policy, predict, refused, run_to_end};
 use active_vlm::grpc::pb::{self, round::State};
 use futures::StreamExt as _;
 use nix::sys::signal::Signal;
@@ -9,10 +9,6 @@ use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-
-fn patient(request: pb::NextBatchRequest) -> pb::NextBatchRequest {
-    pb::NextBatchRequest { max_wait: Some(prost_types::Duration { seconds: 60, nanos: 0 }), ..request }
-}
 
 #[tokio::test]
 async fn an_api_without_a_worker_and_a_worker_without_an_api_make_one_service() {
@@ -36,14 +32,8 @@ async fn an_api_without_a_worker_and_a_worker_without_an_api_make_one_service() 
         event.round.as_ref().is_some_and(|round| round.number == 1 && round.state() == State::Done)
     };
     client.until(&pool, done).await.expect("a trained version");
-    let image = pb::ImageInput {
-        source: Some(pb::image_input::Source::Data(crate::support::png(1))),
-        ..Default::default()
-    };
-    let question = crate::support::QUESTION.to_owned();
-    let predict =
-        pb::PredictRequest { parent: pool.clone(), images: vec![image], question, ..Default::default() };
-    let said = client.models.clone().predict(predict).await.expect("an answer").into_inner();
+    let about = predict(&pool, pb::image_input::Source::Data(png(1)));
+    let said = client.models.clone().predict(about).await.expect("an answer").into_inner();
     assert_eq!(said.version, format!("{pool}/versions/1"), "trained there, served here");
 }
 

@@ -1,6 +1,6 @@
 //! The loop over the wire: a whole round, watching it, going back.
 
-use crate::support::{ANSWERS, QUESTION, ask, last_part, png, refused, spawn_app};
+use crate::support::{ANSWERS, ask, last_part, png, predict, refused, spawn_app};
 use active_vlm::grpc::pb::{self, round::State, version::State as VersionState};
 use tonic::Code;
 
@@ -106,15 +106,9 @@ async fn rollback_serves_the_version_before_and_an_old_etag_is_refused() {
     let details = refused(rollback("").await, Code::FailedPrecondition, "NOT_READY");
     assert!(details.precondition_failure().is_some(), "{details:?}");
 
-    let image = pb::ImageInput { source: Some(pb::image_input::Source::Data(png(2))), ..Default::default() };
-    let predict = pb::PredictRequest {
-        parent: pool.clone(),
-        images: vec![image],
-        question: QUESTION.to_owned(),
-        ..Default::default()
-    };
-    let by_base = app.client.models.clone().predict(predict.clone()).await.expect("an answer").into_inner();
-    let newer = pb::PredictRequest { version: format!("{pool}/versions/1"), ..predict };
+    let about = predict(&pool, pb::image_input::Source::Data(png(2)));
+    let by_base = app.client.models.clone().predict(about.clone()).await.expect("an answer").into_inner();
+    let newer = pb::PredictRequest { version: format!("{pool}/versions/1"), ..about };
     let by_newer = app.client.models.clone().predict(newer).await.expect("an answer").into_inner();
     assert_eq!((last_part(&by_base.version), last_part(&by_newer.version)), ("0", "1"));
     assert_ne!(by_base.answers, by_newer.answers, "other weights, other beliefs");

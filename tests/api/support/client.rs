@@ -1,6 +1,6 @@
 //! Typed clients over one connection, and the requests that most tests make.
 
-use super::{answer_of, policy, samples, world};
+use super::{ANSWERS, answers, ask, policy, samples};
 use active_vlm::grpc::pb::{
     self, label_service_client::LabelServiceClient, model_service_client::ModelServiceClient,
     pool_service_client::PoolServiceClient, round_service_client::RoundServiceClient,
@@ -41,7 +41,7 @@ impl Client {
 
     /// Makes a pool with the tests' answers.
     pub async fn create_pool(&self, pool_id: &str, policy: pb::Policy) -> Result<pb::Pool, Status> {
-        let answers = world::ANSWERS.map(str::to_owned).to_vec();
+        let answers = ANSWERS.map(str::to_owned).to_vec();
         let pool = pb::Pool { answers, policy: Some(policy), ..Default::default() };
         let request = pb::CreatePoolRequest {
             pool_id: pool_id.to_owned(),
@@ -154,49 +154,4 @@ impl Client {
             }
         }
     }
-}
-
-/// A request for `size` queries.
-pub fn ask(pool: &str, annotator: &str, size: usize, request_id: &str) -> pb::NextBatchRequest {
-    pb::NextBatchRequest {
-        parent: pool.to_owned(),
-        annotator: annotator.to_owned(),
-        size: i32::try_from(size).expect("a small number"),
-        request_id: request_id.to_owned(),
-        ..Default::default()
-    }
-}
-
-/// The right answers to a whole batch, under its lease.
-pub fn answers(
-    pool: &str,
-    annotator: &str,
-    request_id: &str,
-    batch: &pb::NextBatchResponse,
-) -> pb::SubmitLabelsRequest {
-    let lease = batch.lease.clone().expect("a lease");
-    let labels = batch.queries.iter().map(|query| {
-        let text = answer_of(last_part(&query.sample)).to_owned();
-        let answer = pb::Answer { text, reasoning_steps: vec!["it is so".to_owned()], ..Default::default() };
-        pb::LabelInput {
-            client_label_id: format!("{request_id}/{}", last_part(&query.sample)),
-            sample: query.sample.clone(),
-            content: Some(pb::label_input::Content::Answer(answer)),
-            seen_version: query.version.clone(),
-            ..Default::default()
-        }
-    });
-    pb::SubmitLabelsRequest {
-        parent: pool.to_owned(),
-        request_id: request_id.to_owned(),
-        annotator: annotator.to_owned(),
-        lease: lease.name,
-        lease_token: lease.token,
-        labels: labels.collect(),
-    }
-}
-
-/// The last part of a resource name.
-pub fn last_part(name: &str) -> &str {
-    name.rsplit('/').next().unwrap_or(name)
 }

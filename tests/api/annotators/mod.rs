@@ -1,16 +1,15 @@
 //! Two hundred annotators on one pool, who crash, retry, dawdle and give back, while the service crashes too.
 
+mod journal;
+
 use crate::support::{Client, NEXT_BATCH, SUBMIT_LABELS, answers, ask, call, policy, spawn_app};
-use active_vlm::grpc::pb::{self, next_batch_response::Outcome, verdict::Code as Verdict};
+use active_vlm::grpc::pb::{self, next_batch_response::Outcome};
 use bytes::Bytes;
+use journal::{Journal, check_labels};
 use prost::Message;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use std::{
-    collections::{HashMap, HashSet},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 use tokio::{sync::watch, task::JoinSet};
 use tonic::{Code, Status};
 
@@ -21,17 +20,6 @@ const OVERLAP: usize = 3;
 /// Batches each of them asks for.
 const TURNS: usize = 3;
 const TTL: Duration = Duration::from_secs(60);
-
-/// A request and the bytes of the answer to it.
-type Said<R> = (R, Bytes);
-
-/// What an annotator did and was told, and what of it is still to be handed in.
-#[derive(Default)]
-struct Journal {
-    batches: Vec<Said<pb::NextBatchRequest>>,
-    submissions: Vec<Said<pb::SubmitLabelsRequest>>,
-    late: Vec<pb::SubmitLabelsRequest>,
-}
 
 /// Calls until there is an answer: a service that has crashed is back before long.
 async fn persist(client: &Client, path: &'static str, request: &impl Message) -> Bytes {
@@ -158,7 +146,7 @@ async fn two_hundred_annotators_lose_no_acknowledged_label_and_exceed_no_overlap
     for (request, answer) in journals.iter().flat_map(|journal| &journal.submissions) {
         assert_eq!(&persist(&app.client, SUBMIT_LABELS, request).await, answer, "{}", request.request_id);
     }
-    check_labels(&app.client.all_labels(&pool).await, &journals);
+    check_labels(&app.client.all_labels(&pool).await, &journals, SAMPLES, OVERLAP);
 }
 
 /// Others label what is left, so that a place that got lost on the way would show.
@@ -186,42 +174,4 @@ async fn finish(app: &crate::support::TestApp, pool: &str) -> Journal {
         assert!(idle < 8, "nobody gets what is left: {batch:?}");
     }
     journal
-}
-
-/// What is stored is what was acknowledged, no more and no less, and no sample beyond its overlap.
-fn check_labels(labels: &[pb::Label], journals: &[Journal]) {
-    let mut promised = HashMap::new();
-    for (request, answer) in journals.iter().flat_map(|journal| &journal.submissions) {
-        let reply = pb::SubmitLabelsResponse::decode(answer.clone()).expect("verdicts");
-        assert_eq!(reply.verdicts.len(), request.labels.len());
-        for (verdict, label) in reply.verdicts.into_iter().zip(&request.labels) {
-            if matches!(verdict.code(), Verdict::Accepted | Verdict::LeaseExpiredAccepted) {
-                promised.insert(verdict.label, (request.annotator.clone(), label.clone()));
-            } else {
-                assert_eq!(verdict.code(), Verdict::OverlapFull, "{verdict:?}");
-            }
-        }
-    }
-    assert_eq!(labels.len(), promised.len(), "as many are stored as were acknowledged");
-    let mut answered: HashMap<&str, Vec<&str>> = HashMap::new();
-    for label in labels {
-        let (annotator, sent) = &promised[&label.name];
-        assert_eq!((&label.annotator, &label.client_label_id), (annotator, &sent.client_label_id));
-        assert_eq!(label.sample, sent.sample);
-        match (&label.content, &sent.content) {
-            (Some(pb::label::Content::Answer(stored)), Some(pb::label_input::Content::Answer(sent))) => {
-                assert_eq!(stored, sent);
-                answered.entry(&label.sample).or_default().push(&label.annotator);
-            }
-            (Some(pb::label::Content::Skip(stored)), Some(pb::label_input::Content::Skip(sent))) => {
-                assert_eq!(stored, sent);
-            }
-            (stored, sent) => panic!("{stored:?} was stored for {sent:?}"),
-        }
-    }
-    assert_eq!(answered.len(), SAMPLES, "every sample was labelled in the end");
-    for (sample, annotators) in answered {
-        let different: HashSet<_> = annotators.iter().collect();
-        assert_eq!((annotators.len(), different.len()), (OVERLAP, OVERLAP), "{sample}: {annotators:?}");
-    }
 }
