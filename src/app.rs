@@ -75,6 +75,14 @@ impl App {
         self.grpc.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
+        let (wanted, taken) = (settings.limits.images_per_sample_max, service.images_per_sample());
+        if wanted > taken {
+            tracing::warn!(
+                wanted,
+                taken,
+                "limits.images_per_sample_max is more than the model takes: samples with more than that are refused"
+            );
+        }
     /// The use cases, for callers in the same process.
     pub fn service(&self) -> &Service {
         &self.service
@@ -190,7 +198,7 @@ async fn database(settings: &Settings) -> anyhow::Result<(Store, Option<Embedded
 }
 
 fn engine_config(settings: &Settings) -> EngineConfig {
-    let engine = &settings.engine;
+    let (engine, usual) = (&settings.engine, EngineConfig::default());
     EngineConfig {
         model_dir: engine.model_dir.clone(),
         device: engine.device.clone(),
@@ -198,7 +206,10 @@ fn engine_config(settings: &Settings) -> EngineConfig {
         queue: engine.queue,
         token_budget: engine.token_budget,
         resident_versions: engine.resident_versions,
-        ..EngineConfig::default()
+        // What was taken in under a wider limit can still be read under a narrower one.
+        image_max_bytes: settings.images.max_bytes.max(usual.image_max_bytes),
+        image_max_pixels: settings.images.max_pixels.max(usual.image_max_pixels),
+        ..usual
     }
 }
 

@@ -32,7 +32,7 @@ impl pb::model_service_server::ModelService for Api {
         &self,
         request: Request<pb::PredictRequest>,
     ) -> Result<Response<pb::PredictResponse>, Status> {
-        let (mut predict, files) = convert::predict(request.into_inner())?;
+        let (mut predict, files) = convert::predict(request.into_inner(), self.service.images_per_sample())?;
         predict.images = images::load_all(&self.service, files).await?;
         let pool = predict.pool.clone();
         Ok(Response::new(convert::prediction(&pool, self.service.predict(predict).await?)))

@@ -1,11 +1,11 @@
 //! `PoolService`.
 
-use futures::{StreamExt as _, future, stream};
+use futures::future;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Api,
-    convert::{self, Incoming},
+    convert::{self, Image, Incoming},
     images,
     intake::{Intake, Item},
     names,
@@ -13,8 +13,8 @@ use super::{
     pb, status,
 };
 use crate::{
-    domain::{Error, Result},
-    service::{IncomingSample, ItemCode},
+    domain::Result,
+    service::{IncomingImage, IncomingSample, ItemCode},
 };
 
 /// Rejects told one by one.
@@ -79,7 +79,7 @@ impl pb::pool_service_server::PoolService for Api {
         request: Request<Streaming<pb::AddSamplesRequest>>,
     ) -> Result<Response<pb::AddSamplesResponse>, Status> {
         let mut messages = request.into_inner();
-        let mut intake = Intake::new(self.chunked_limit());
+        let mut intake = Intake::new(self.chunked_limit(), self.service.images_per_sample());
         let mut told = pb::AddSamplesResponse::default();
         let mut chunk = self.next_chunk(&mut messages, &mut intake).await?;
         while !chunk.is_empty() {
@@ -128,7 +128,7 @@ impl Api {
     /// unless a single image may be larger.
     fn chunked_limit(&self) -> u64 {
         let one = self.service.images.max_bytes;
-        one.saturating_mul(self.service.limits.images_per_sample_max).min(one.max(64 << 20)) as u64
+        one.saturating_mul(self.service.images_per_sample()).min(one.max(64 << 20)) as u64
     }
 
     /// Reads messages until there is a chunk; an empty one at the end of the stream.
@@ -157,15 +157,13 @@ impl Api {
             }
         };
         let (mut places, mut samples) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
-        let loads: Vec<_> = chunk.into_iter().map(|item| self.with_files(item)).collect();
-        let mut loads = stream::iter(loads).buffered(8);
-        while let Some((index, loaded)) = loads.next().await {
-            match loaded? {
-                Ok(sample) => {
-                    places.push(index);
-                    samples.push(sample);
+        for item in chunk {
+            match item.sample {
+                Ok(incoming) => {
+                    places.push(item.index);
+                    samples.push(whole(incoming));
                 }
-                Err((name, reason)) => reject(told, index, name, reason),
+                Err((name, reason)) => reject(told, item.index, name, reason),
             }
         }
         let results = self.service.add_samples(pool, samples).await?;
@@ -180,22 +178,16 @@ impl Api {
         told.rejected.sort_by_key(|rejected| rejected.index);
         Ok(())
     }
+}
 
-    /// A sample's place, and the sample with its files; one whose image is nowhere is refused with its id and the reason.
-    async fn with_files(&self, item: Item) -> (i64, Result<Result<IncomingSample, (String, String)>>) {
-        let (mut sample, images) = match item.sample {
-            Ok(Incoming { sample, images }) => (sample, images),
-            Err(refused) => return (item.index, Ok(Err(refused))),
-        };
-        for image in images {
-            match images::load(&self.service, image).await {
-                Ok(file) => sample.images.push(file),
-                Err(missing @ Error::NotFound { .. }) => {
-                    return (item.index, Ok(Err((sample.name, format!("{missing}: send the file")))));
-                }
-                Err(error) => return (item.index, Err(error)),
-            }
-        }
-        (item.index, Ok(Ok(sample)))
-    }
+/// The sample with its images; a file that never came is an empty one, which the service refuses.
+fn whole(Incoming { mut sample, images }: Incoming) -> IncomingSample {
+    let images = images.into_iter().map(|image| match image {
+        Image::File(file) => IncomingImage::File(file),
+        Image::Key(digest) => IncomingImage::Stored(digest),
+        // `Intake` hands on complete samples only.
+        Image::Chunked(_) => IncomingImage::File(bytes::Bytes::new()),
+    });
+    sample.images = images.collect();
+    sample
 }

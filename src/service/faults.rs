@@ -54,5 +54,7 @@ pub(super) fn of_item(error: &ItemError) -> Error {
         ItemError::Image { index, reason } => Error::invalid(format!("images[{index}]"), reason),
         ItemError::Text(_) | ItemError::TooLong { .. } => Error::invalid("question", error.to_string()),
         ItemError::NonFinite => Error::NotReady(error.to_string()),
+        ItemError::ImageCount { .. } => Error::invalid("images", error.to_string()),
+        ItemError::Choices(_) => Error::invalid("choices", error.to_string()),
     }
 }

@@ -22,6 +22,7 @@ pub mod predict;
 mod purge_pool;
 mod resident;
 mod rounds;
+mod sample_check;
 mod samples;
 mod score_round;
 pub mod submit_labels;
@@ -33,7 +34,7 @@ pub mod watch_rounds;
 
 pub use crate::store::LiveLease;
 pub use clock::Clock;
-pub use ingest::{IncomingSample, ItemCode, ItemResult};
+pub use ingest::{IncomingImage, IncomingSample, ItemCode, ItemResult};
 pub use leases::{Release, Renew};
 pub use next_batch::NextBatch;
 pub use page::{Page, PageRequest};
@@ -73,6 +74,11 @@ impl Service {
     /// The present moment.
     pub fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    /// Images of one sample or question at most: what the operator allows and the model takes.
+    pub fn images_per_sample(&self) -> usize {
+        self.limits.images_per_sample_max.min(self.engine.info().images_per_question)
     }
 
     /// The pool of this name, if it takes work.

@@ -54,6 +54,13 @@ impl Check {
         usize::try_from(number).unwrap_or_default()
     }
 
+    /// Whether a sample or a question may have `found` images.
+    pub(super) fn image_count(&mut self, found: usize, max: usize) -> bool {
+        let fits = (1..=max).contains(&found);
+        self.that(fits, "images", format!("are {found}, must be 1 to {max}: ask about each by itself"));
+        fits
+    }
+
     /// A length of time that must not be negative.
     pub(super) fn duration(&mut self, field: &str, value: Option<prost_types::Duration>) -> Option<Duration> {
         let duration = Duration::try_from(value?);

@@ -85,7 +85,7 @@ fn sample(i: u8, split: Split) -> IncomingSample {
     let reference = (split != Split::Pool).then(|| answer_of(brightness).to_owned());
     IncomingSample {
         name: format!("s{i}-{brightness}"),
-        images: vec![png(brightness)],
+        images: vec![png(brightness).into()],
         media_types: Vec::new(),
         question: QUESTION.to_owned(),
         choices: Vec::new(),
