@@ -152,6 +152,67 @@ async fn a_worker_that_shuts_down_gives_its_training_back_with_a_checkpoint(db: 
     stage.work().await;
     assert_eq!(stage.serving("light").await.number, 1, "another worker ends it");
 }
+    assert_eq!(stage.checkpoints(), 0, "nobody needs it any more");
+}
+
+#[sqlx::test]
+async fn however_a_training_ends_its_checkpoint_goes(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("cancelled", policy(), 20).await;
+    stage.pool("deleted", policy(), 21).await;
+    stage.pool("failed", policy(), 22).await;
+    for pool in ["cancelled", "deleted", "failed"] {
+        stage.labelled_round(pool, "r1").await;
+        let job = stage.claim(JobKind::Train).await;
+        let (tell, attempt) = attempt_of(&job);
+        let service = stage.service.clone();
+        let running = tokio::spawn(async move { service.train_round(&attempt).await });
+        while stage.service.get_training(pool, job.id).await.expect("it").checkpoint_key.is_none() {
+            tokio::task::yield_now().await;
+        }
+        tell.send_replace(Signal::Lost);
+        // It may have ended its few steps by then.
+        let _ = running.await.expect("no panic");
+        if stage.service.get_training(pool, job.id).await.expect("it").state != JobState::Running {
+            continue;
+        }
+        match pool {
+            "failed" => {
+                let last = Job { attempts: job.max_attempts, ..job };
+                let failed = stage.service.store.fail_job(&last, "broken", DEAD_AFTER, stage.service.now());
+                failed.await.expect("an ending");
+            }
+            "cancelled" => {
+                stage.service.store.cancel_job(&job, stage.service.now()).await.expect("an ending");
+            }
+            _ => {
+                stage.service.delete_pool(pool, None).await.expect("a job");
+            }
+        }
+    }
+    // Purges and the rounds after; a sweep follows every training.
+    stage.work().await;
+    stage.service.sweep_checkpoints().await.expect("a sweep");
+    assert_eq!(stage.checkpoints(), 0);
+}
+
+#[sqlx::test]
+async fn a_candidate_whose_validation_cannot_be_read_is_refused(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", policy(), 20).await;
+    stage.labelled_round("light", "r1").await;
+    let everything = PageRequest { size: 100, token: None };
+    let lost = stage.service.list_samples("light", Some(Split::Validation), None, &everything).await;
+    for key in lost.expect("samples").items.iter().flat_map(|sample| &sample.content.image_keys) {
+        stage.service.blobs.delete(&key.parse().expect("a key")).await.expect("a lost image");
+    }
+    stage.work().await;
+    assert_eq!(stage.serving("light").await.number, 0);
+    let candidate = stage.service.get_version("light", 1).await.expect("a candidate");
+    let reasons = candidate.gate.expect("a verdict").reasons;
+    assert!(reasons[0].contains("none of the 6 validation samples"), "{reasons:?}");
+    let progress = &stage.trainings("light").await[0].progress;
+    assert_eq!((progress.phase.as_str(), progress.total), ("committing", 1));
 
 #[sqlx::test]
 async fn a_panic_is_a_failed_attempt_and_never_silence(db: PgPool) {
