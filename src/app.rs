@@ -19,9 +19,17 @@ use crate::{
 };
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
-use std::{future::Future, net::SocketAddr};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use std::{future::Future, net::SocketAddr, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
+
+/// Part of `shutdown_grace` that is kept for closing the database: a fifth, and no more than this.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
 
 /// Which halves of the service a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,14 +142,25 @@ impl App {
                 result = std::mem::replace(&mut result, Ok(())).and(flatten(ended));
             }
         };
-        if tokio::time::timeout(self.settings.shutdown_grace, drain).await.is_err() {
+        let closing = CLOSING_MAX.min(grace / 5);
+        if timeout_at(deadline - closing, drain).await.is_err() {
             tracing::warn!("some requests or jobs outlived the grace; jobs resume from their checkpoints");
+        let grace = self.settings.shutdown_grace;
+        let deadline = Instant::now() + grace;
             parts.abort_all();
         }
         self.service.engine.stop();
-        self.service.store.close().await;
-        if let Some(embedded) = self.embedded {
-            embedded.stop().await;
+        // Whoever outlived the drain may still hold a connection, and would be waited for.
+        let closed = timeout_at(deadline - closing / 2, self.service.store.close()).await;
+        let stopping = async {
+            if let Some(embedded) = self.embedded {
+                embedded.stop().await;
+            }
+            self.service.engine.stopped().await;
+        };
+        if timeout_at(deadline, stopping).await.is_err() || closed.is_err() {
+            // What was acknowledged is on disk; the private Postgres has been told to stop and ends with us.
+            tracing::warn!("the database or the model did not stop within the grace: ending without them");
         }
         tracing::info!("stopped");
         result
