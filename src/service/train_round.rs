@@ -79,7 +79,6 @@ impl Service {
                 tracing::warn!(version = number, %error, "not promoted in memory: it is loaded when it is needed");
             }
         }
-        self.forget_checkpoint(attempt).await;
         Ok(())
     }
 

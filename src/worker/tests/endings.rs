@@ -149,9 +149,9 @@ async fn a_worker_that_shuts_down_gives_its_training_back_with_a_checkpoint(db: 
     running.await.expect("an ending");
     let given_back = stage.service.get_training("light", id).await.expect("it");
     assert_eq!((given_back.state, given_back.attempts), (JobState::Queued, 0), "{given_back:?}");
+    assert_eq!(stage.checkpoints(), 1, "the next worker goes on from it");
     stage.work().await;
     assert_eq!(stage.serving("light").await.number, 1, "another worker ends it");
-}
     assert_eq!(stage.checkpoints(), 0, "nobody needs it any more");
 }
 
@@ -213,6 +213,7 @@ async fn a_candidate_whose_validation_cannot_be_read_is_refused(db: PgPool) {
     assert!(reasons[0].contains("none of the 6 validation samples"), "{reasons:?}");
     let progress = &stage.trainings("light").await[0].progress;
     assert_eq!((progress.phase.as_str(), progress.total), ("committing", 1));
+}
 
 #[sqlx::test]
 async fn a_panic_is_a_failed_attempt_and_never_silence(db: PgPool) {
@@ -237,11 +238,25 @@ async fn a_failure_that_would_only_come_again_is_final_and_one_of_storage_is_nob
     let job = stage.claim(JobKind::Train).await;
     let down = |_, _| async {
         let retry_after = Duration::from_millis(1);
-        Err(Error::Unavailable { what: "storage", retry_after, source: None }.into())
+        let source = Some("the bucket is asleep".into());
+        Err(Error::Unavailable { what: "storage", retry_after, source }.into())
     };
     attempt::run_with(&stage.service, &settings, job.clone(), &shutdown, down).await;
     let left = stage.service.get_training("light", job.id).await.expect("it");
     assert_eq!((left.state, left.attempts), (JobState::Queued, 0));
+    assert!(left.error.as_deref().is_some_and(|e| e.contains("the bucket is asleep")), "{left:?}");
+
+    let job = stage.claim(JobKind::Train).await;
+    let denied = |_, _| async {
+        let key = crate::blobs::BlobKey::of(crate::blobs::BlobKind::Image, b"x");
+        let source = crate::blobs::refusal("AccessDenied");
+        Err(crate::blobs::BlobError::Refused { key, source }.into())
+    };
+    attempt::run_with(&stage.service, &settings, job.clone(), &shutdown, denied).await;
+    let left = stage.service.get_training("light", job.id).await.expect("it");
+    assert_eq!((left.state, left.attempts), (JobState::Queued, 1), "counted: it would never end else");
+    assert!(left.error.as_deref().is_some_and(|e| e.contains("AccessDenied")), "{left:?}");
+    stage.clock.advance(Duration::from_secs(60));
 
     let job = stage.claim(JobKind::Train).await;
     let diverged = |_, _| async { Err(Error::NotReady("training diverged".to_owned()).into()) };

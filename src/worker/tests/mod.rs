@@ -185,6 +185,12 @@ impl Stage {
         self.service.store.serving_version(pool.id).await.expect("a serving version")
     }
 
+    /// Checkpoints in the blob store.
+    fn checkpoints(&self) -> usize {
+        let shards = std::fs::read_dir(self._state.path().join("checkpoints")).into_iter().flatten();
+        shards.flatten().flat_map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten()).count()
+    }
+
     /// Claims the next job as a worker that will never be heard of again.
     async fn claim(&self, kind: JobKind) -> Job {
         let claimed = self.service.store.claim_job(&[kind], "lost", DEAD_AFTER, self.service.now()).await;
