@@ -129,6 +129,16 @@ pub enum BlobError {
         /// What the store said.
         source: object_store::Error,
     },
+    /// The store refuses what will not be allowed later either.
+    #[error(
+        "blob {key}: {source}; the store refuses this for good: let the service read, write and delete under blobs.url"
+    )]
+    Refused {
+        /// The blob.
+        key: BlobKey,
+        /// What the store said.
+        source: object_store::Error,
+    },
     /// The disk did not confirm that it holds what was written.
     #[error("blob folder {}: not synced to disk: {source}; check the disk", path.display())]
     Sync {
@@ -202,8 +212,14 @@ impl Blobs {
         if self.length(key).await? == Some(content.len() as u64) {
             return Ok(());
         }
-        self.store.put(&path_of(key), content.into()).await.map_err(|source| store_error(key, source))?;
-        Ok(())
+        match self.store.put(&path_of(key), content.into()).await {
+            Ok(_) => Ok(()),
+            // Where nothing can be put, the bucket itself is not there.
+            Err(source @ object_store::Error::NotFound { .. }) => {
+                Err(BlobError::Refused { key: key.clone(), source })
+            }
+            Err(source) => Err(store_error(key, source)),
+        }
     }
 
     /// Makes everything put before durable; to be called before the transaction that names it commits.
@@ -231,6 +247,11 @@ impl Blobs {
         if matches { Ok(content) } else { Err(BlobError::Damaged(key.clone())) }
     }
 
+    /// The first `most` bytes of `key`, or all where it is shorter; not checked against its hash.
+    pub async fn beginning(&self, key: &BlobKey, most: u64) -> Result<Bytes, BlobError> {
+        self.store.get_range(&path_of(key), 0..most).await.map_err(|source| store_error(key, source))
+    }
+
     /// Whether `key` is stored.
     pub async fn exists(&self, key: &BlobKey) -> Result<bool, BlobError> {
         Ok(self.length(key).await?.is_some())
@@ -244,14 +265,20 @@ impl Blobs {
         }
     }
 
+    /// Asks the store for a sign of life: a local folder must take a file, a remote one answer.
+    pub async fn probe(&self) -> Result<(), BlobError> {
+        let Some(path) = self.folder.clone() else {
+            return self.exists(&BlobKey::of(BlobKind::Image, b"probe")).await.map(|_| ());
+        };
+        let failed = |source| BlobError::Folder { path: path.clone(), source };
+        let folder = path.clone();
+        let probed = tokio::task::spawn_blocking(move || probe_folder(&folder)).await;
+        probed.map_err(|error| failed(std::io::Error::other(error)))?.map_err(failed)
+    }
+
     async fn length(&self, key: &BlobKey) -> Result<Option<u64>, BlobError> {
         match self.store.head(&path_of(key)).await {
             Ok(meta) => Ok(Some(meta.size)),
-    /// The first `most` bytes of `key`, or all where it is shorter; not checked against its hash.
-    pub async fn beginning(&self, key: &BlobKey, most: u64) -> Result<Bytes, BlobError> {
-        self.store.get_range(&path_of(key), 0..most).await.map_err(|source| store_error(key, source))
-    }
-
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(store_error(key, source)),
         }
@@ -265,8 +292,42 @@ fn path_of(key: &BlobKey) -> ObjectPath {
 fn store_error(key: &BlobKey, source: object_store::Error) -> BlobError {
     match source {
         object_store::Error::NotFound { .. } => BlobError::Missing(key.clone()),
+        source if is_refusal(&source) => BlobError::Refused { key: key.clone(), source },
         source => BlobError::Store { key: key.clone(), source },
     }
+}
+
+/// Whether the same request will be refused again, however often it is made.
+fn is_refusal(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    if matches!(
+        error,
+        E::PermissionDenied { .. }
+            | E::Unauthenticated { .. }
+            | E::InvalidPath { .. }
+            | E::NotSupported { .. }
+            | E::NotImplemented { .. }
+            | E::UnknownConfigurationKey { .. }
+    ) {
+        return true;
+    }
+    // A local folder's refusals come as errors of the system, somewhere below.
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem))
+        {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// A refusal of a store, for tests of those who meet one.
+#[cfg(test)]
+pub(crate) fn refusal(text: &'static str) -> object_store::Error {
+    object_store::Error::PermissionDenied { path: String::new(), source: text.into() }
 }
 
 /// Writes and removes a file in `folder`.
@@ -301,6 +362,10 @@ mod tests {
         assert_eq!(blobs.get(&key).await.expect("a get"), "abc");
         assert_eq!(std::fs::read(file(&folder, &key)).expect("a plain file"), b"abc");
         assert!(blobs.exists(&key).await.expect("an answer"));
+        assert_eq!(blobs.beginning(&key, 2).await.expect("a part"), "ab");
+        assert_eq!(blobs.beginning(&key, 9).await.expect("all there is"), "abc");
+        let other = BlobKey::of(BlobKind::Image, b"other");
+        assert!(matches!(blobs.beginning(&other, 9).await, Err(BlobError::Missing(_))));
     }
 
     #[tokio::test]
@@ -334,6 +399,30 @@ mod tests {
         assert!(message.contains(key.as_str()), "{message}");
     }
 
+    #[tokio::test]
+    async fn a_refusal_for_good_is_told_from_trouble_that_may_pass() {
+        let key = BlobKey::of(BlobKind::Image, b"abc");
+        let denied = |kind| object_store::Error::Generic {
+            store: "LocalFileSystem",
+            source: Box::new(std::io::Error::from(kind)),
+        };
+        for kind in [std::io::ErrorKind::PermissionDenied, std::io::ErrorKind::ReadOnlyFilesystem] {
+            assert!(matches!(store_error(&key, denied(kind)), BlobError::Refused { .. }), "{kind}");
+        }
+        let message = store_error(&key, refusal("AccessDenied")).to_string();
+        assert!(message.contains("AccessDenied") && message.contains("for good"), "{message}");
+        let passing = store_error(&key, denied(std::io::ErrorKind::TimedOut));
+        assert!(matches!(passing, BlobError::Store { .. }), "{passing}");
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_gone_does_not_answer() {
+        let (folder, blobs) = local();
+        blobs.probe().await.expect("a sign of life");
+        std::fs::remove_dir_all(folder.path().join("blobs")).expect("a folder to remove");
+        assert!(matches!(blobs.probe().await, Err(BlobError::Folder { .. })));
+    }
+
     #[test]
     fn keys_are_read_back_and_other_text_is_refused() {
         let key = BlobKey::of(BlobKind::Image, b"abc");
@@ -359,7 +448,3 @@ mod tests {
         Blobs::open(Some("s3://bucket/some/prefix"), Path::new("unused")).expect("no request is made yet");
     }
 }
-        assert_eq!(blobs.beginning(&key, 2).await.expect("a part"), "ab");
-        assert_eq!(blobs.beginning(&key, 9).await.expect("all there is"), "abc");
-        let other = BlobKey::of(BlobKind::Image, b"other");
-        assert!(matches!(blobs.beginning(&other, 9).await, Err(BlobError::Missing(_))));
