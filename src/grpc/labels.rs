@@ -11,7 +11,8 @@ impl pb::label_service_server::LabelService for Api {
         &self,
         request: Request<pb::SubmitLabelsRequest>,
     ) -> Result<Response<pb::SubmitLabelsResponse>, Status> {
-        let submission = convert::submit_labels(request.into_inner())?;
+        let submission =
+            convert::submit_labels(request.into_inner(), self.service.limits.labels_per_call_max)?;
         let pool = submission.pool.clone();
         let verdicts = self.service.submit_labels(submission).await?;
         let verdicts = verdicts.iter().map(|verdict| convert::verdict(&pool, verdict)).collect();

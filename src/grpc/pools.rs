@@ -10,7 +10,8 @@ use super::{
     intake::{Intake, Item},
     names,
     page::Paged,
-    pb, status,
+    pb,
+    status::{self, clip},
 };
 use crate::{
     domain::Result,
@@ -19,6 +20,8 @@ use crate::{
 
 /// Rejects told one by one.
 const REJECTS: usize = 1000;
+/// Bytes of a reject's id and of its reason: a thousand of them still fit a message.
+const TOLD_BYTES: usize = 1 << 10;
 
 #[tonic::async_trait]
 impl pb::pool_service_server::PoolService for Api {
@@ -150,8 +153,9 @@ impl Api {
 
     /// Stores a chunk and notes what became of it.
     async fn add_chunk(&self, pool: &str, chunk: Vec<Item>, told: &mut pb::AddSamplesResponse) -> Result<()> {
-        let reject = |told: &mut pb::AddSamplesResponse, index, sample_id, reason| {
+        let reject = |told: &mut pb::AddSamplesResponse, index, sample_id: String, reason: String| {
             told.rejected_count += 1;
+                let (sample_id, reason) = (clip(&sample_id, TOLD_BYTES), clip(&reason, TOLD_BYTES));
             if told.rejected.len() < REJECTS {
                 told.rejected.push(pb::RejectedSample { sample_id, index, reason });
             }
