@@ -127,7 +127,9 @@ impl App {
             let watching = token.clone().run_until_cancelled_owned(async move { engine.stopped().await });
             parts.spawn(async move {
                 watching.await.map_or(Ok(()), |()| {
-                    Err(anyhow::anyhow!("the thread that owns the model has ended, see the log: start the service again"))
+                    Err(anyhow::anyhow!(
+                        "the thread that owns the model has ended, see the log: start the service again"
+                    ))
                 })
             });
             let worker = Worker::new(self.service.clone(), self.settings.worker.clone());

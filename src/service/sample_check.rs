@@ -153,6 +153,10 @@ fn check_texts(
     within("the group", sample.group.len(), limits.name_bytes_max)?;
     let metadata = sample.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
     within("the metadata", metadata, limits.metadata_bytes_max)?;
+    // A filter by groups takes none either.
+    ensure(!sample.group.chars().any(char::is_control), &|| {
+        "the group has control characters: remove them".to_owned()
+    })?;
     // Postgres keeps no NUL in text.
     let texts =
         [&sample.question, &sample.group].into_iter().chain(&sample.choices).chain(&sample.reference_answer);

@@ -1,7 +1,7 @@
 //! Labels and verdicts.
 //!
 //! A label that cannot be read at all is a violation of the request; one that can, but is wrong (an unknown sample,
-//! an answer not declared), is judged by the service and gets its own verdict.
+//! an answer not declared, control characters in an id), is judged by the service and gets its own verdict.
 
 use std::time::Duration;
 
@@ -49,7 +49,11 @@ fn new_label(check: &mut Check, i: usize, label: pb::LabelInput, pool: &str) -> 
     use pb::label_input::Content as Wire;
     let field = |name: &str| format!("labels[{i}].{name}");
     check.required(&field("client_label_id"), &label.client_label_id);
-    let sample = sample_of(check, &field("sample"), &label.sample, pool);
+    // No sample's name has control characters: the service says so of this label and takes the others.
+    let sample = match names::is_plain(&label.sample) {
+        true => sample_of(check, &field("sample"), &label.sample, pool),
+        false => label.sample,
+    };
     let content = match label.content {
         Some(Wire::Answer(answer)) => Content::Answer(read_answer(answer)),
         Some(Wire::Skip(skip)) => Content::Skip(skip.reason),
@@ -110,13 +114,13 @@ pub(in crate::grpc) fn list_labels(
     check.done((pool, sample, paged))
 }
 
+/// Bytes of a verdict's reason: a thousand of them still fit a message.
+const REASON_BYTES: usize = 1 << 10;
+
 pub(in crate::grpc) fn verdict(pool: &str, verdict: &Verdict) -> pb::Verdict {
     use pb::verdict::Code;
     let code = match verdict.code {
         VerdictCode::Accepted => Code::Accepted,
-/// Bytes of a verdict's reason: a thousand of them still fit a message.
-const REASON_BYTES: usize = 1 << 10;
-
         VerdictCode::Duplicate => Code::Duplicate,
         VerdictCode::LeaseExpiredAccepted => Code::LeaseExpiredAccepted,
         VerdictCode::OverlapFull => Code::OverlapFull,
@@ -214,10 +218,6 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_rejects_come_back_as_they_went_in() {
-        let wire = pb::Answer {
-            text: "3".into(),
-    #[test]
     fn too_many_labels_are_one_violation_and_a_bad_id_is_its_labels_own() {
         let bad = pb::LabelInput { sample: "pools/a/samples/1\0".into(), ..Default::default() };
         let answer = pb::label_input::Content::Answer(pb::Answer { text: "3".into(), ..Default::default() });
@@ -234,6 +234,10 @@ mod tests {
         assert_eq!(submit_labels(request, 3).unwrap().labels.len(), 3, "judged one by one");
     }
 
+    #[test]
+    fn answers_and_rejects_come_back_as_they_went_in() {
+        let wire = pb::Answer {
+            text: "3".into(),
             reasoning_steps: vec!["one".into(), "two".into()],
             regions: vec![pb::Region { x_min: 0.0, y_min: 0.25, x_max: 0.5, y_max: 1.0 }],
             rejected_reasonings: vec![pb::Reasoning { steps: vec!["four".into()] }],

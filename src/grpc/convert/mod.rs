@@ -48,6 +48,11 @@ impl Check {
         self.that(!text.is_empty(), field, "is required");
     }
 
+    /// A text without control characters.
+    pub(super) fn plain(&mut self, field: &str, text: &str) {
+        self.that(names::is_plain(text), field, "holds control characters: remove them");
+    }
+
     /// A number that must not be negative.
     pub(super) fn count(&mut self, field: &str, number: i32) -> usize {
         self.that(number >= 0, field, "must not be negative");

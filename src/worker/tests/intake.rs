@@ -136,12 +136,16 @@ async fn labels_are_judged_one_by_one_and_a_repeated_request_is_answered_the_sam
             label("c", "nobody", "dark"),
             label("a", first, "BRIGHT."),
             label("d", second, "dark"),
+            label("e\0", second, "dark"),
+            label("f", "s\0", "dark"),
         ],
     };
     let verdicts = stage.service.submit_labels(request.clone()).await.expect("verdicts");
     use VerdictCode::{Accepted, Duplicate, Invalid};
     let codes: Vec<VerdictCode> = verdicts.iter().map(|v| v.code).collect();
-    assert_eq!(codes, [Accepted, Invalid, Invalid, Duplicate, Accepted], "{verdicts:#?}");
+    let expected = [Accepted, Invalid, Invalid, Duplicate, Accepted, Invalid, Invalid];
+    assert_eq!(codes, expected, "{verdicts:#?}");
+    assert_eq!(verdicts[5].client_label_id, "e\0");
     assert!(verdicts[1].reason.contains("\"bright\", \"dark\""), "{}", verdicts[1].reason);
     assert_eq!(stage.service.submit_labels(request.clone()).await.expect("a replay"), verdicts);
 
