@@ -15,8 +15,8 @@ impl pb::model_service_server::ModelService for Api {
         let (pool, paged) =
             convert::list("versions", &request.parent, request.page_size, &request.page_token)?;
         let page = self.service.list_versions(&pool, &paged.page).await?;
-        let versions = page.items.iter().map(|version| convert::version(&pool, version)).collect();
-        let next_page_token = paged.next(page.next_page_token);
+        let (versions, next_page_token) =
+            paged.fit(page, self.max_message, |version| convert::version(&pool, version));
         Ok(Response::new(pb::ListVersionsResponse { versions, next_page_token }))
     }
 

@@ -47,8 +47,8 @@ impl pb::pool_service_server::PoolService for Api {
         let paged = Paged::read(&mut check, &["pools"], request.page_size, &request.page_token);
         let paged = check.done(paged)?;
         let page = self.service.list_pools(&paged.page).await?;
-        let pools = page.items.iter().map(convert::pool).collect();
-        Ok(Response::new(pb::ListPoolsResponse { pools, next_page_token: paged.next(page.next_page_token) }))
+        let (pools, next_page_token) = paged.fit(page, self.max_message, convert::pool);
+        Ok(Response::new(pb::ListPoolsResponse { pools, next_page_token }))
     }
 
     async fn update_pool(
@@ -120,8 +120,7 @@ impl pb::pool_service_server::PoolService for Api {
     ) -> Result<Response<pb::ListSamplesResponse>, Status> {
         let (pool, split, state, paged) = convert::list_samples(request.get_ref())?;
         let page = self.service.list_samples(&pool, split, state, &paged.page).await?;
-        let samples = page.items.iter().map(|s| convert::sample(&pool, s)).collect();
-        let next_page_token = paged.next(page.next_page_token);
+        let (samples, next_page_token) = paged.fit(page, self.max_message, |s| convert::sample(&pool, s));
         Ok(Response::new(pb::ListSamplesResponse { samples, next_page_token }))
     }
 }
