@@ -55,10 +55,12 @@ pub struct Grpc {
     pub listen: SocketAddr,
     /// Largest message taken or sent.
     pub max_message_bytes: usize,
-    /// Requests in flight over all connections.
+    /// Calls in flight over all connections, streams not counted.
     pub max_concurrent_requests: usize,
     /// A request is cancelled after this long; streams are not.
     #[serde(with = "humantime_serde")]
+    /// Streams (AddSamples, WatchRounds) in flight over all connections.
+    pub max_concurrent_streams: usize,
     pub request_timeout: Duration,
     /// Origins (`https://host:port`) whose pages may call from a browser; pages of this machine always may.
     pub web_origins: Vec<String>,
@@ -290,6 +292,7 @@ impl Settings {
         check(self.database.max_connections >= 2, "database.max_connections must be at least 2");
         check(!self.database.connect_timeout.is_zero(), "database.connect_timeout must be above 0s");
         check(self.images.max_bytes > 0, "images.max_bytes must be at least 1");
+        check(self.grpc.max_concurrent_streams > 0, "grpc.max_concurrent_streams must be at least 1");
         check(self.images.max_pixels > 0, "images.max_pixels must be at least 1");
         check(self.engine.queue > 0, "engine.queue must be at least 1");
         check(self.engine.token_budget > 0, "engine.token_budget must be at least 1");

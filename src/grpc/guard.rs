@@ -2,7 +2,8 @@
 //!
 //! Invariants: a request that is shed, late or panics is answered with a rich status, never with a broken
 //! connection; labels of figures come from the compiled descriptors, so that clients cannot invent new ones.
-//! Health checks are never shed: an overloaded server is not a dead one.
+//! Streams have a bound of their own, so that those who watch never crowd out those who label. Health checks are never
+//! shed: an overloaded server is not a dead one. A deadline holds to the end of the answer, streams included.
 
 use std::{
     collections::HashMap,
@@ -14,13 +15,13 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 use prost::Message as _;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Status, body::Body};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
-    figures::{Figures, code},
+    figures::{Cut, Figures, code},
     pb, status,
 };
 
@@ -31,10 +32,20 @@ tokio::task_local! {
     static CURRENT: String;
 }
 
+/// A client's deadline is ours this much earlier: the transport has a timer for it too, and its answer has no details.
+const EARLY: Duration = Duration::from_millis(3);
+
+/// When the request in hand is answered as late; among its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(pub(super) Instant);
+
 /// The id of the request in hand; empty outside of one.
 pub(super) fn request_id() -> String {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
 }
+
+/// Whose deadline it is, where it is not the server's.
+const CLIENTS: &str = "client's";
 
 /// What is known of a method from the descriptors.
 #[derive(Clone, Copy)]
@@ -48,18 +59,31 @@ struct Method {
 #[derive(Clone)]
 pub(super) struct Guard {
     methods: Arc<HashMap<String, Method>>,
-    permits: Arc<Semaphore>,
-    max_requests: usize,
+    calls: Bound,
+    streams: Bound,
     max_message: usize,
     timeout: Duration,
+}
+
+/// How many may be in flight at once.
+#[derive(Clone)]
+struct Bound {
+    permits: Arc<Semaphore>,
+    most: usize,
+}
+
+impl Bound {
+    fn new(most: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))), most }
+    }
 }
 
 impl Guard {
     pub(super) fn new(settings: &crate::settings::Grpc) -> Self {
         Self {
             methods: Arc::new(methods()),
-            permits: Arc::new(Semaphore::new(settings.max_concurrent_requests.min(Semaphore::MAX_PERMITS))),
-            max_requests: settings.max_concurrent_requests,
+            calls: Bound::new(settings.max_concurrent_requests),
+            streams: Bound::new(settings.max_concurrent_streams),
             max_message: settings.max_message_bytes,
             timeout: settings.request_timeout,
         }
@@ -71,7 +95,7 @@ impl Guard {
         let ours = (!method.streams).then_some((self.timeout, "server's"));
         match (client, ours) {
             (Some(client), Some((ours, _))) if client > ours => Some((ours, "server's")),
-            (Some(client), _) => Some((client, "client's")),
+            (Some(client), _) => Some((client, CLIENTS)),
             (None, ours) => ours,
         }
     }
@@ -106,30 +130,42 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let begun = Instant::now();
         let guard = self.guard.clone();
         let path = request.uri().path();
-        let method = guard.methods.get(path).copied().unwrap_or(Method { name: "unknown", streams: true });
+        let method = guard.methods.get(path).copied().unwrap_or(Method { name: "unknown", streams: false });
         let infrastructure = path.starts_with("/grpc.");
         let id = chosen_id(request.headers());
         let span = tracing::info_span!("grpc", method = method.name, request = %id);
-        let mut figures = Figures::begin(method.name);
+        let mut figures = Figures::begin(method.name, guard.max_message);
         if !infrastructure {
-            match guard.permits.clone().try_acquire_owned() {
+            let bound = if method.streams { &guard.streams } else { &guard.calls };
+            match bound.permits.clone().try_acquire_owned() {
                 Ok(permit) => figures.hold(permit),
                 Err(_) => {
-                    let reply = span.in_scope(|| status::shed(guard.max_requests).into_http());
+                    let reply = span.in_scope(|| status::shed(bound.most).into_http());
                     return Box::pin(async move { Ok(figures.watch(reply, &id)) });
                 }
             }
         }
-        let limit = guard.limit(method, request.headers());
+        let cut = guard.limit(method, request.headers()).and_then(|(limit, whose)| {
+            let early = if whose == CLIENTS { EARLY } else { Duration::ZERO };
+            // A deadline beyond the clock's end is none.
+            Some(Cut { at: begun.checked_add(limit.saturating_sub(early))?, limit, whose })
+        });
+        if let Some(cut) = cut {
+            request.extensions_mut().insert(Deadline(cut.at));
+            if method.streams {
+                figures.cut_at(cut);
+            }
+        }
         let work = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let work = async move {
-            let answered = match limit {
+            let answered = match cut {
                 None => Ok(work.await),
-                Some((limit, whose)) => {
-                    tokio::time::timeout(limit, work).await.map_err(|_| status::deadline(limit, whose))
+                Some(Cut { at, limit, whose }) => {
+                    tokio::time::timeout_at(at, work).await.map_err(|_| status::deadline(limit, whose))
                 }
             };
             let reply = match answered {
@@ -222,7 +258,7 @@ mod tests {
 
     fn settings() -> crate::settings::Grpc {
         let all = crate::settings::Settings::load_with(&[], HashMap::new()).expect("valid defaults");
-        crate::settings::Grpc { max_concurrent_requests: 1, ..all.grpc }
+        crate::settings::Grpc { max_concurrent_requests: 1, max_concurrent_streams: 1, ..all.grpc }
     }
 
     fn request(path: &str, timeout: Option<&str>) -> http::Request<Body> {
@@ -234,6 +270,34 @@ mod tests {
     }
 
     const GET_POOL: &str = "/activevlm.v1.PoolService/GetPool";
+    const WATCH: &str = "/activevlm.v1.RoundService/WatchRounds";
+
+    /// A body that has not come to its end.
+    struct Silent;
+    impl http_body::Body for Silent {
+        type Data = Bytes;
+        type Error = Status;
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Pending
+        }
+    }
+
+    async fn silent(_: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        Ok(http::Response::new(Body::new(Silent)))
+    }
+
+    /// The status in the trailers of a reply without messages.
+    async fn trailing(reply: http::Response<Body>) -> Status {
+        let mut body = reply.into_body();
+        let frame = std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await;
+        let trailers = frame.expect("a frame").expect("no error").into_trailers().expect("trailers");
+        let end = std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await;
+        assert!(end.is_none(), "nothing follows the trailers");
+        Status::from_header_map(&trailers).expect("a status")
+    }
 
     #[test]
     fn methods_and_their_streams_are_known_from_the_descriptors() {
@@ -263,22 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_request_more_than_allowed_is_shed_and_health_never_is() {
-        /// A body that has not come to its end.
-        struct Silent;
-        impl http_body::Body for Silent {
-            type Data = Bytes;
-            type Error = Status;
-            fn poll_frame(
-                self: Pin<&mut Self>,
-                _: &mut Context<'_>,
-            ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-                Poll::Pending
-            }
-        }
-        let hold = tower::service_fn(|_: http::Request<Body>| async {
-            Ok::<_, Status>(http::Response::new(Body::new(Silent)))
-        });
-        let mut guarded = Guard::new(&settings()).layer(hold);
+        let mut guarded = Guard::new(&settings()).layer(tower::service_fn(silent));
         let first = guarded.call(request(GET_POOL, None)).await.expect("an answer");
         let second = guarded.call(request(GET_POOL, None)).await.expect("an answer");
         let status = Status::from_header_map(second.headers()).expect("a status");
@@ -289,6 +338,83 @@ mod tests {
         drop((first, second));
         let again = guarded.call(request(GET_POOL, None)).await.expect("an answer");
         assert!(code(again.headers()).is_none());
+    }
+
+    #[tokio::test]
+    async fn those_who_watch_never_crowd_out_those_who_call() {
+        let mut guarded = Guard::new(&settings()).layer(tower::service_fn(silent));
+        let watching = guarded.call(request(WATCH, None)).await.expect("an answer");
+        let another = guarded.call(request(WATCH, None)).await.expect("an answer");
+        let status = Status::from_header_map(another.headers()).expect("a status");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let calling = guarded.call(request(GET_POOL, None)).await.expect("an answer");
+        assert!(code(calling.headers()).is_none());
+        drop(watching);
+        let again = guarded.call(request(WATCH, None)).await.expect("an answer");
+        assert!(code(again.headers()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_clients_deadline_ends_a_stream_that_is_under_way_and_frees_its_place() {
+        let mut guarded = Guard::new(&settings()).layer(tower::service_fn(silent));
+        let reply = guarded.call(request(WATCH, Some("50m"))).await.expect("an answer");
+        assert!(code(reply.headers()).is_none());
+        let late = trailing(reply).await;
+        assert_eq!(late.code(), Code::DeadlineExceeded);
+        let info = late.get_details_error_info().expect("an ErrorInfo");
+        assert_eq!(
+            (info.reason.as_str(), info.metadata["deadline_ms"].as_str()),
+            ("DEADLINE_EXCEEDED", "50")
+        );
+        let again = guarded.call(request(WATCH, None)).await.expect("an answer");
+        assert!(code(again.headers()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_request_is_told_its_deadline_and_answered_before_the_transport_does() {
+        let told = tower::service_fn(|request: http::Request<Body>| async move {
+            let Deadline(at) = *request.extensions().get::<Deadline>().expect("a deadline");
+            let reply = http::Response::builder().header("left", (at - Instant::now()).as_millis() as u64);
+            Ok::<_, Status>(reply.body(Body::empty()).expect("a reply"))
+        });
+        for (timeout, most) in [(Some("50m"), 47), (Some("5H"), 30_000), (None, 30_000)] {
+            let guarded = Guard::new(&settings()).layer(told);
+            let reply = guarded.oneshot(request(GET_POOL, timeout)).await.expect("an answer");
+            let left: u64 = reply.headers()["left"].to_str().expect("digits").parse().expect("a number");
+            assert!(left <= most, "{timeout:?}: {left}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_transport_says_at_the_end_of_an_answer_gets_details_too() {
+        let large = tower::service_fn(|_: http::Request<Body>| async {
+            let mut trailers = http::HeaderMap::new();
+            let bare = Status::out_of_range("Error, encoded message length too large: found 9 bytes");
+            bare.add_header(&mut trailers).expect("headers");
+            let body = http_body_of(trailers);
+            Ok::<_, Status>(http::Response::new(body))
+        });
+        let reply = Guard::new(&settings()).layer(large).oneshot(request(GET_POOL, None)).await;
+        let status = trailing(reply.expect("an answer")).await;
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let info = status.get_details_error_info().expect("an ErrorInfo");
+        assert_eq!(info.reason, "MESSAGE_TOO_LARGE");
+    }
+
+    /// A body of trailers only.
+    fn http_body_of(trailers: http::HeaderMap) -> Body {
+        struct Trailers(Option<http::HeaderMap>);
+        impl http_body::Body for Trailers {
+            type Data = Bytes;
+            type Error = Status;
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+                Poll::Ready(self.0.take().map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+        }
+        Body::new(Trailers(Some(trailers)))
     }
 
     #[tokio::test]
