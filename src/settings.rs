@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 const DEFAULTS: &str = include_str!("../deploy/config/default.toml");
 const ENVIRONMENT_PREFIX: &str = "ACTIVE_VLM";
+/// Bytes of an answer beside the one image that it must be able to carry.
+const ANSWER_BYTES: usize = 65_536;
 
 /// The effective settings.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -292,7 +294,10 @@ impl Settings {
         check(self.database.max_connections >= 2, "database.max_connections must be at least 2");
         check(!self.database.connect_timeout.is_zero(), "database.connect_timeout must be above 0s");
         check(self.images.max_bytes > 0, "images.max_bytes must be at least 1");
-        check(self.grpc.max_concurrent_streams > 0, "grpc.max_concurrent_streams must be at least 1");
+        check(
+            self.images.max_bytes.saturating_add(ANSWER_BYTES) <= self.grpc.max_message_bytes,
+            "images.max_bytes must be at least 65536 below grpc.max_message_bytes, or a stored image cannot be sent",
+        );
         check(self.images.max_pixels > 0, "images.max_pixels must be at least 1");
         check(self.engine.queue > 0, "engine.queue must be at least 1");
         check(self.engine.token_budget > 0, "engine.token_budget must be at least 1");
@@ -318,6 +323,11 @@ impl Settings {
         wrong
     }
 }
+        check(
+            limits.max_wait_max < self.grpc.request_timeout,
+            "limits.max_wait_max must be below grpc.request_timeout, or waiting for a plan ends in DEADLINE_EXCEEDED",
+        );
+        check(limits.images_per_sample_max > 0, "limits.images_per_sample_max must be at least 1");
 
 /// `Some` as a fixed text, so that a secret is seen to be set and not seen.
 fn hidden<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {

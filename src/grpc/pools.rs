@@ -110,7 +110,7 @@ impl pb::pool_service_server::PoolService for Api {
         let request = request.into_inner();
         let (pool, sample) = convert::one(names::parse_child("name", &request.name, "samples"))?;
         let mut sample = convert::sample(&pool, &self.service.get_sample(&pool, &sample).await?);
-        images::fill(&self.service, request.image_view, sample.images.iter_mut(), self.max_message).await?;
+        images::fill(&self.service, request.image_view, &mut sample.images, self.max_message).await?;
         Ok(Response::new(sample))
     }
 
@@ -154,8 +154,8 @@ impl Api {
     async fn add_chunk(&self, pool: &str, chunk: Vec<Item>, told: &mut pb::AddSamplesResponse) -> Result<()> {
         let reject = |told: &mut pb::AddSamplesResponse, index, sample_id: String, reason: String| {
             told.rejected_count += 1;
-                let (sample_id, reason) = (clip(&sample_id, TOLD_BYTES), clip(&reason, TOLD_BYTES));
             if told.rejected.len() < REJECTS {
+                let (sample_id, reason) = (clip(&sample_id, TOLD_BYTES), clip(&reason, TOLD_BYTES));
                 told.rejected.push(pb::RejectedSample { sample_id, index, reason });
             }
         };
