@@ -80,6 +80,24 @@ fn settings_that_do_not_fit_each_other_are_errors() {
 }
 
 #[test]
+fn a_list_can_be_set_by_the_environment_and_texts_stay_as_they_are() {
+    let set = |value: &str| {
+        let pairs = [("ACTIVE_VLM__GRPC__WEB_ORIGINS", value), ("ACTIVE_VLM__STATE_DIR", "007")];
+        let settings = Settings::load_with(&[], variables(&pairs)).expect("valid settings");
+        assert_eq!(settings.state_dir, Path::new("007"));
+        settings.grpc.web_origins
+    };
+    assert_eq!(
+        set("https://a.example, https://b.example:8443"),
+        ["https://a.example", "https://b.example:8443"]
+    );
+    assert!(set("").is_empty());
+    let (_folder, path) = file("[grpc]\nweb_origins = [\"https://a.example\"]");
+    let settings = Settings::load_with(&[path], HashMap::new()).expect("valid settings");
+    assert_eq!(settings.grpc.web_origins, ["https://a.example"]);
+}
+
+#[test]
 fn what_is_rendered_hides_secrets_and_is_read_back() {
     let url = "postgres://me:hunter2@db/x";
     let environment = variables(&[("ACTIVE_VLM__DATABASE__URL", url)]);
