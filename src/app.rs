@@ -2,7 +2,7 @@
 //!
 //! Invariant: parts start in the order they depend on each other (database, blobs, engine, listeners, worker) and
 //! stop in the opposite one, all within `shutdown_grace`; a part that ends by itself ends the process, with its
-//! error, so that nothing dies silently.
+//! error, so that nothing dies silently. The model's thread is such a part where jobs are run.
 
 use crate::{
     blobs::Blobs,
@@ -12,16 +12,24 @@ use crate::{
     settings::Settings,
     store::{
         Options, Store,
-        embedded::{Embedded, EmbeddedConfig},
+        embedded::{Embedded, EmbeddedConfig, EmbeddedError},
     },
     telemetry::Metrics,
     worker::Worker,
 };
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
-use std::{future::Future, net::SocketAddr};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use std::{future::Future, net::SocketAddr, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
+
+/// Part of `shutdown_grace` that is kept for closing the database: a fifth, and no more than this.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
 
 /// Which halves of the service a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +62,7 @@ impl App {
             Role::Worker => None,
             Role::Both | Role::Api => Some(bind(settings.grpc.listen, "grpc.listen").await?),
         };
-        let (store, embedded) = database(&settings).await?;
+        let (store, embedded) = database(&settings, role).await?;
         store.migrate().await.context("bringing the database's schema up to date")?;
         let blobs = Blobs::open(settings.blobs.url.as_deref(), &settings.blob_dir())
             .context("opening the blob store")?;
@@ -67,6 +75,14 @@ impl App {
             images: settings.images.clone(),
             clock: Clock::system(),
         };
+        let (wanted, taken) = (settings.limits.images_per_sample_max, service.images_per_sample());
+        if wanted > taken {
+            tracing::warn!(
+                wanted,
+                taken,
+                "limits.images_per_sample_max is more than the model takes: samples with more than that are refused"
+            );
+        }
         Ok(Self { settings, role, service, embedded, metrics, grpc, http })
     }
 
@@ -112,6 +128,17 @@ impl App {
         let serving = http::serve(self.http, router, token.clone().cancelled_owned());
         parts.spawn(async move { serving.await.context("the HTTP server") });
         if works {
+            // Every job would be given back again and again: whoever runs this process starts a new one. An API alone
+            // goes on taking labels, and its health says that the model is down.
+            let engine = self.service.engine.clone();
+            let watching = token.clone().run_until_cancelled_owned(async move { engine.stopped().await });
+            parts.spawn(async move {
+                watching.await.map_or(Ok(()), |()| {
+                    Err(anyhow::anyhow!(
+                        "the thread that owns the model has ended, see the log: start the service again"
+                    ))
+                })
+            });
             let worker = Worker::new(self.service.clone(), self.settings.worker.clone());
             let token = token.clone();
             parts.spawn(async move { done(worker.run(token)).await });
@@ -126,6 +153,8 @@ impl App {
         } else {
             tracing::info!(grace = ?self.settings.shutdown_grace, "shutting down");
         }
+        let grace = self.settings.shutdown_grace;
+        let deadline = Instant::now() + grace;
         token.cancel();
         let mut result = ended.map_or(Ok(()), flatten);
         let drain = async {
@@ -133,14 +162,23 @@ impl App {
                 result = std::mem::replace(&mut result, Ok(())).and(flatten(ended));
             }
         };
-        if tokio::time::timeout(self.settings.shutdown_grace, drain).await.is_err() {
+        let closing = CLOSING_MAX.min(grace / 5);
+        if timeout_at(deadline - closing, drain).await.is_err() {
             tracing::warn!("some requests or jobs outlived the grace; jobs resume from their checkpoints");
             parts.abort_all();
         }
         self.service.engine.stop();
-        self.service.store.close().await;
-        if let Some(embedded) = self.embedded {
-            embedded.stop().await;
+        // Whoever outlived the drain may still hold a connection, and would be waited for.
+        let closed = timeout_at(deadline - closing / 2, self.service.store.close()).await;
+        let stopping = async {
+            if let Some(embedded) = self.embedded {
+                embedded.stop().await;
+            }
+            self.service.engine.stopped().await;
+        };
+        if timeout_at(deadline, stopping).await.is_err() || closed.is_err() {
+            // What was acknowledged is on disk; the private Postgres has been told to stop and ends with us.
+            tracing::warn!("the database or the model did not stop within the grace: ending without them");
         }
         tracing::info!("stopped");
         result
@@ -155,7 +193,7 @@ pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
 
 /// Applies the migrations and stops.
 pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
-    let (store, embedded) = database(settings).await?;
+    let (store, embedded) = database(settings, Role::Both).await?;
     store.migrate().await.context("bringing the database's schema up to date")?;
     store.close().await;
     if let Some(embedded) = embedded {
@@ -183,13 +221,21 @@ pub async fn signal() {
 }
 
 /// The server of the settings, or a private one under the state folder.
-async fn database(settings: &Settings) -> anyhow::Result<(Store, Option<Embedded>)> {
+async fn database(settings: &Settings, role: Role) -> anyhow::Result<(Store, Option<Embedded>)> {
     if settings.database.url.is_some() {
         return Ok((connect(settings).await.context("connecting to database.url")?, None));
     }
     let config =
         EmbeddedConfig { state_dir: settings.state_dir.clone(), bin_dir: settings.database.bin_dir.clone() };
-    let embedded = Embedded::start(config).await.context("starting the private Postgres")?;
+    let embedded = match Embedded::start(config).await {
+        // Another folder would be an empty database, in which a worker or a second API finds nothing to do.
+        Err(EmbeddedError::Locked(folder)) if role != Role::Both => anyhow::bail!(
+            "the private Postgres in {} belongs to the service that is running and cannot be shared: processes that \
+             work together need a server of their own, set database.url to it in each of them",
+            folder.display()
+        ),
+        started => started.context("starting the private Postgres")?,
+    };
     let store = Store::connect(embedded.url(), &options(settings))
         .await
         .context("connecting to the private Postgres")?;
@@ -197,7 +243,7 @@ async fn database(settings: &Settings) -> anyhow::Result<(Store, Option<Embedded
 }
 
 fn engine_config(settings: &Settings) -> EngineConfig {
-    let engine = &settings.engine;
+    let (engine, usual) = (&settings.engine, EngineConfig::default());
     EngineConfig {
         model_dir: engine.model_dir.clone(),
         device: engine.device.clone(),
@@ -205,7 +251,10 @@ fn engine_config(settings: &Settings) -> EngineConfig {
         queue: engine.queue,
         token_budget: engine.token_budget,
         resident_versions: engine.resident_versions,
-        ..EngineConfig::default()
+        // What was taken in under a wider limit can still be read under a narrower one.
+        image_max_bytes: settings.images.max_bytes.max(usual.image_max_bytes),
+        image_max_pixels: settings.images.max_pixels.max(usual.image_max_pixels),
+        ..usual
     }
 }
 
@@ -223,7 +272,7 @@ fn readiness(health: grpc::Health) -> Vec<http::Readiness> {
         problem: (!works).then(|| problem.to_owned()),
     };
     vec![
-        part("storage", health.storage, "the database does not answer"),
+        part("storage", health.storage, "the database or the blob store does not answer: see the log"),
         part("engine", health.engine, "the thread that owns the model has ended: restart the service"),
     ]
 }

@@ -129,6 +129,16 @@ pub enum BlobError {
         /// What the store said.
         source: object_store::Error,
     },
+    /// The store refuses what will not be allowed later either.
+    #[error(
+        "blob {key}: {source}; the store refuses this for good: let the service read, write and delete under blobs.url"
+    )]
+    Refused {
+        /// The blob.
+        key: BlobKey,
+        /// What the store said.
+        source: object_store::Error,
+    },
     /// The disk did not confirm that it holds what was written.
     #[error("blob folder {}: not synced to disk: {source}; check the disk", path.display())]
     Sync {
@@ -202,8 +212,14 @@ impl Blobs {
         if self.length(key).await? == Some(content.len() as u64) {
             return Ok(());
         }
-        self.store.put(&path_of(key), content.into()).await.map_err(|source| store_error(key, source))?;
-        Ok(())
+        match self.store.put(&path_of(key), content.into()).await {
+            Ok(_) => Ok(()),
+            // Where nothing can be put, the bucket itself is not there.
+            Err(source @ object_store::Error::NotFound { .. }) => {
+                Err(BlobError::Refused { key: key.clone(), source })
+            }
+            Err(source) => Err(store_error(key, source)),
+        }
     }
 
     /// Makes everything put before durable; to be called before the transaction that names it commits.
@@ -231,6 +247,11 @@ impl Blobs {
         if matches { Ok(content) } else { Err(BlobError::Damaged(key.clone())) }
     }
 
+    /// The first `most` bytes of `key`, or all where it is shorter; not checked against its hash.
+    pub async fn beginning(&self, key: &BlobKey, most: u64) -> Result<Bytes, BlobError> {
+        self.store.get_range(&path_of(key), 0..most).await.map_err(|source| store_error(key, source))
+    }
+
     /// Whether `key` is stored.
     pub async fn exists(&self, key: &BlobKey) -> Result<bool, BlobError> {
         Ok(self.length(key).await?.is_some())
@@ -242,6 +263,17 @@ impl Blobs {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(source) => Err(store_error(key, source)),
         }
+    }
+
+    /// Asks the store for a sign of life: a local folder must take a file, a remote one answer.
+    pub async fn probe(&self) -> Result<(), BlobError> {
+        let Some(path) = self.folder.clone() else {
+            return self.exists(&BlobKey::of(BlobKind::Image, b"probe")).await.map(|_| ());
+        };
+        let failed = |source| BlobError::Folder { path: path.clone(), source };
+        let folder = path.clone();
+        let probed = tokio::task::spawn_blocking(move || probe_folder(&folder)).await;
+        probed.map_err(|error| failed(std::io::Error::other(error)))?.map_err(failed)
     }
 
     async fn length(&self, key: &BlobKey) -> Result<Option<u64>, BlobError> {
@@ -260,8 +292,42 @@ fn path_of(key: &BlobKey) -> ObjectPath {
 fn store_error(key: &BlobKey, source: object_store::Error) -> BlobError {
     match source {
         object_store::Error::NotFound { .. } => BlobError::Missing(key.clone()),
+        source if is_refusal(&source) => BlobError::Refused { key: key.clone(), source },
         source => BlobError::Store { key: key.clone(), source },
     }
+}
+
+/// Whether the same request will be refused again, however often it is made.
+fn is_refusal(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    if matches!(
+        error,
+        E::PermissionDenied { .. }
+            | E::Unauthenticated { .. }
+            | E::InvalidPath { .. }
+            | E::NotSupported { .. }
+            | E::NotImplemented { .. }
+            | E::UnknownConfigurationKey { .. }
+    ) {
+        return true;
+    }
+    // A local folder's refusals come as errors of the system, somewhere below.
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem))
+        {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// A refusal of a store, for tests of those who meet one.
+#[cfg(test)]
+pub(crate) fn refusal(text: &'static str) -> object_store::Error {
+    object_store::Error::PermissionDenied { path: String::new(), source: text.into() }
 }
 
 /// Writes and removes a file in `folder`.
@@ -272,85 +338,5 @@ fn probe_folder(folder: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn local() -> (tempfile::TempDir, Blobs) {
-        let folder = tempfile::tempdir().expect("a temp folder");
-        let blobs = Blobs::open(None, &folder.path().join("blobs")).expect("a writable temp folder");
-        (folder, blobs)
-    }
-
-    fn file(folder: &tempfile::TempDir, key: &BlobKey) -> PathBuf {
-        folder.path().join("blobs").join(key.as_str())
-    }
-
-    #[tokio::test]
-    async fn what_is_put_is_got_under_the_hash_of_its_content() {
-        let (folder, blobs) = local();
-        let key = blobs.put(BlobKind::Image, Bytes::from_static(b"abc")).await.expect("a put");
-        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(key.as_str(), format!("images/ba/{digest}"));
-        assert_eq!(key.sha256(), digest);
-        blobs.sync().await.expect("a sync");
-        assert_eq!(blobs.get(&key).await.expect("a get"), "abc");
-        assert_eq!(std::fs::read(file(&folder, &key)).expect("a plain file"), b"abc");
-        assert!(blobs.exists(&key).await.expect("an answer"));
-    }
-
-    #[tokio::test]
-    async fn an_existing_blob_is_not_rewritten_but_a_cut_off_one_is() {
-        let (folder, blobs) = local();
-        let content = Bytes::from_static(b"weights");
-        let key = blobs.put(BlobKind::Adapter, content.clone()).await.expect("a put");
-        let path = file(&folder, &key);
-        let inode = |path: &Path| {
-            use std::os::unix::fs::MetadataExt;
-            std::fs::metadata(path).expect("a file").ino()
-        };
-        let before = inode(&path);
-        assert_eq!(blobs.put(BlobKind::Adapter, content.clone()).await.expect("a put"), key);
-        assert_eq!(inode(&path), before);
-        std::fs::write(&path, b"wei").expect("a writable file");
-        blobs.put(BlobKind::Adapter, content.clone()).await.expect("a put");
-        assert_eq!(blobs.get(&key).await.expect("a get"), content);
-    }
-
-    #[tokio::test]
-    async fn missing_and_damaged_blobs_are_told_apart() {
-        let (folder, blobs) = local();
-        let key = blobs.put(BlobKind::Checkpoint, Bytes::from_static(b"step 7")).await.expect("a put");
-        std::fs::write(file(&folder, &key), b"step 8").expect("a writable file");
-        assert!(matches!(blobs.get(&key).await, Err(BlobError::Damaged(_))));
-        blobs.delete(&key).await.expect("a delete");
-        blobs.delete(&key).await.expect("a second delete is the same");
-        assert!(!blobs.exists(&key).await.expect("an answer"));
-        let message = blobs.get(&key).await.expect_err("nothing there").to_string();
-        assert!(message.contains(key.as_str()), "{message}");
-    }
-
-    #[test]
-    fn keys_are_read_back_and_other_text_is_refused() {
-        let key = BlobKey::of(BlobKind::Image, b"abc");
-        assert_eq!(key.as_str().parse::<BlobKey>().expect("a key"), key);
-        let hex = key.sha256();
-        for bad in
-            ["", "images/ab", "../../etc/passwd", &format!("secrets/ba/{hex}"), &format!("images/aa/{hex}")]
-        {
-            assert!(matches!(bad.parse::<BlobKey>(), Err(BlobError::BadKey(_))), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_url_that_names_no_store_is_refused_with_the_forms_that_do() {
-        let folder = tempfile::tempdir().expect("a temp folder");
-        for bad in ["bucket", "ftp://host/x", "s3:///x"] {
-            let message = Blobs::open(Some(bad), folder.path()).expect_err("a refusal").to_string();
-            assert!(message.contains(bad) && message.contains("s3://bucket"), "{message}");
-        }
-        let url = format!("file://{}/elsewhere", folder.path().display());
-        Blobs::open(Some(&url), Path::new("unused")).expect("a folder by URL");
-        assert!(folder.path().join("elsewhere").is_dir());
-        Blobs::open(Some("s3://bucket/some/prefix"), Path::new("unused")).expect("no request is made yet");
-    }
-}
+#[path = "blobs_tests.rs"]
+mod tests;

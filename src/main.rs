@@ -44,11 +44,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 fn serve(settings: Settings, role: app::Role) -> anyhow::Result<ExitCode> {
     telemetry::init_logs(&settings.log)?;
     let metrics = telemetry::Metrics::install()?;
-    runtime()?.block_on(async move {
+    let runtime = runtime()?;
+    let served = runtime.block_on(async move {
         let app = app::App::start(settings, role, metrics).await?;
         app.run_until(app::signal()).await
-    })?;
-    Ok(ExitCode::SUCCESS)
+    });
+    // Work off the async threads (a plan being chosen, an image being decoded) cannot be interrupted. Dropping the
+    // runtime would wait for it without end; whatever it writes is dropped as by a crash.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 fn worded(ended: Result<(), lab::pretrain::LabError>) -> anyhow::Result<ExitCode> {

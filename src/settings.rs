@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use config::{Config, Environment, File, FileFormat};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const DEFAULTS: &str = include_str!("../deploy/config/default.toml");
 const ENVIRONMENT_PREFIX: &str = "ACTIVE_VLM";
 /// Where `worker.crash_at` can have the process die, in the order of a round.
 const CRASH_POINTS: [&str; 6] =
     ["scoring", "before_plan", "after_plan", "training", "before_commit", "after_commit"];
+/// Bytes of an answer beside the one image that it must be able to carry.
+const ANSWER_BYTES: usize = 65_536;
 
 /// The effective settings.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -58,12 +60,16 @@ pub struct Grpc {
     pub listen: SocketAddr,
     /// Largest message taken or sent.
     pub max_message_bytes: usize,
-    /// Requests in flight over all connections.
+    /// Calls in flight over all connections, streams not counted.
     pub max_concurrent_requests: usize,
+    /// Streams (AddSamples, WatchRounds) in flight over all connections.
+    pub max_concurrent_streams: usize,
     /// A request is cancelled after this long; streams are not.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// Origins (`https://host:port`) whose pages may call from a browser; pages of this machine always may.
+    /// Origins (`https://host:port`) whose pages may call from a browser; pages of this machine always may. In the
+    /// environment parted by commas.
+    #[serde(deserialize_with = "list")]
     pub web_origins: Vec<String>,
     /// Certificate and key; plain text without.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -289,10 +295,15 @@ impl Settings {
         check(!self.shutdown_grace.is_zero(), "shutdown_grace must be above 0s");
         check(self.grpc.max_message_bytes >= 65_536, "grpc.max_message_bytes must be at least 65536");
         check(self.grpc.max_concurrent_requests > 0, "grpc.max_concurrent_requests must be at least 1");
+        check(self.grpc.max_concurrent_streams > 0, "grpc.max_concurrent_streams must be at least 1");
         check(!self.grpc.request_timeout.is_zero(), "grpc.request_timeout must be above 0s");
         check(self.database.max_connections >= 2, "database.max_connections must be at least 2");
         check(!self.database.connect_timeout.is_zero(), "database.connect_timeout must be above 0s");
         check(self.images.max_bytes > 0, "images.max_bytes must be at least 1");
+        check(
+            self.images.max_bytes.saturating_add(ANSWER_BYTES) <= self.grpc.max_message_bytes,
+            "images.max_bytes must be at least 65536 below grpc.max_message_bytes, or a stored image cannot be sent",
+        );
         check(self.images.max_pixels > 0, "images.max_pixels must be at least 1");
         check(self.engine.queue > 0, "engine.queue must be at least 1");
         check(self.engine.token_budget > 0, "engine.token_budget must be at least 1");
@@ -320,8 +331,29 @@ impl Settings {
             !limits.lease_ttl_min.is_zero() && limits.lease_ttl_min <= limits.lease_ttl_max,
             "limits.lease_ttl_min must be above 0s and at most limits.lease_ttl_max",
         );
+        check(
+            limits.max_wait_max < self.grpc.request_timeout,
+            "limits.max_wait_max must be below grpc.request_timeout, or waiting for a plan ends in DEADLINE_EXCEEDED",
+        );
+        check(limits.images_per_sample_max > 0, "limits.images_per_sample_max must be at least 1");
         wrong
     }
+}
+
+/// A list as files have it, or as the environment does: one text, parted by commas.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        List(Vec<String>),
+        Text(String),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::List(list) => list,
+        Written::Text(text) => {
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+        }
+    })
 }
 
 /// `Some` as a fixed text, so that a secret is seen to be set and not seen.

@@ -32,7 +32,7 @@ fn the_defaults_are_valid() {
 #[test]
 fn the_environment_beats_files_and_a_later_file_an_earlier_one() {
     let (_a, first) =
-        file("[grpc]\nlisten = \"127.0.0.1:1\"\nrequest_timeout = \"7s\"\n[worker]\nmax_attempts = 7");
+        file("[grpc]\nlisten = \"127.0.0.1:1\"\nrequest_timeout = \"70s\"\n[worker]\nmax_attempts = 7");
     let (_b, second) = file("[grpc]\nlisten = \"127.0.0.1:2\"\n[engine]\nthreads = 2");
     let environment = variables(&[
         ("ACTIVE_VLM__ENGINE__THREADS", "3"),
@@ -43,7 +43,7 @@ fn the_environment_beats_files_and_a_later_file_an_earlier_one() {
     ]);
     let settings = Settings::load_with(&[first, second], environment).expect("valid settings");
     assert_eq!(settings.grpc.listen.port(), 2);
-    assert_eq!(settings.grpc.request_timeout, Duration::from_secs(7));
+    assert_eq!(settings.grpc.request_timeout, Duration::from_secs(70));
     assert_eq!(settings.worker.max_attempts, 7);
     assert_eq!(settings.engine.threads, 3);
     assert_eq!(settings.log.format, LogFormat::Json);
@@ -68,6 +68,33 @@ fn wrong_types_missing_files_and_values_out_of_range_are_errors() {
     let message =
         refusal(&[], &[("ACTIVE_VLM__ENGINE__DEVICE", "tpu"), ("ACTIVE_VLM__WORKER__DEAD_AFTER", "1s")]);
     assert!(message.contains("engine.device") && message.contains("worker.dead_after"), "{message}");
+}
+
+#[test]
+fn settings_that_do_not_fit_each_other_are_errors() {
+    let message = refusal(
+        &[],
+        &[("ACTIVE_VLM__IMAGES__MAX_BYTES", "8388608"), ("ACTIVE_VLM__LIMITS__MAX_WAIT_MAX", "30s")],
+    );
+    assert!(message.contains("images.max_bytes") && message.contains("limits.max_wait_max"), "{message}");
+}
+
+#[test]
+fn a_list_can_be_set_by_the_environment_and_texts_stay_as_they_are() {
+    let set = |value: &str| {
+        let pairs = [("ACTIVE_VLM__GRPC__WEB_ORIGINS", value), ("ACTIVE_VLM__STATE_DIR", "007")];
+        let settings = Settings::load_with(&[], variables(&pairs)).expect("valid settings");
+        assert_eq!(settings.state_dir, Path::new("007"));
+        settings.grpc.web_origins
+    };
+    assert_eq!(
+        set("https://a.example, https://b.example:8443"),
+        ["https://a.example", "https://b.example:8443"]
+    );
+    assert!(set("").is_empty());
+    let (_folder, path) = file("[grpc]\nweb_origins = [\"https://a.example\"]");
+    let settings = Settings::load_with(&[path], HashMap::new()).expect("valid settings");
+    assert_eq!(settings.grpc.web_origins, ["https://a.example"]);
 }
 
 #[test]

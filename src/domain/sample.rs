@@ -3,10 +3,11 @@
 use super::{SampleId, Time};
 
 /// What a sample is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Split {
     /// May be chosen for labelling.
+    #[default]
     Pool,
     /// Decides the gate; has a reference answer.
     Validation,

@@ -86,9 +86,20 @@ pub enum ItemError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The item has another number of images than the model takes.
+    #[error("{found} images: this model takes exactly {taken} per question")]
+    ImageCount {
+        /// Images of the item.
+        found: usize,
+        /// Images it should have.
+        taken: usize,
+    },
     /// The text cannot be used.
     #[error("{0}")]
     Text(String),
+    /// The answers to choose from cannot be used.
+    #[error("{0}")]
+    Choices(String),
     /// The item is longer than the model can take.
     #[error("{tokens} tokens, at most {limit} fit the model: shorten the question or use a smaller image")]
     TooLong {

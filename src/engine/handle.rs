@@ -115,6 +115,11 @@ impl Engine {
         &self.inner.info
     }
 
+    /// What turns words and images into numbers; holds no tensor.
+    pub(super) fn preparer(&self) -> &Preparer {
+        &self.inner.preparer
+    }
+
     /// How it is doing, without asking its thread.
     pub fn health(&self) -> EngineHealth {
         let Gauges { stopped, panics, resident, forks } = &*self.inner.gauges;

@@ -4,6 +4,7 @@
 //! shares nothing that moves with what serves; a panic costs the command (and the fork it used), never the thread;
 //! every queue is bounded. Deliberately absent: storage, clocks, policies. Callers keep snapshots and checkpoints.
 
+mod check;
 mod command;
 mod device;
 mod error;
@@ -22,6 +23,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use crate::model::Tiles;
 pub use crate::training::batches::order as batch_order;
 pub use error::{EngineError, ItemError};
 pub use evaluate::{same_answer, summarise};

@@ -4,7 +4,7 @@
 //! Deliberately absent: tensors.
 
 use super::ItemError;
-use crate::model::{Config, ImageLimits, Pixels, Processor};
+use crate::model::{Config, ImageLimits, Pixels, Processor, Tiles};
 use crate::training::sft::{self, Reply};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// Text that every answer follows.
 const MARK: &str = " Answer:";
+/// Images of one question: the prompt and the rows of a training are made for one.
+pub(super) const IMAGES: usize = 1;
 /// Tokens of a free answer at most.
 pub(super) const ANSWER_TOKENS: usize = 32;
 /// Tokens of a reasoning at most.
@@ -84,12 +86,16 @@ pub(super) struct Preparer {
 }
 
 impl Preparer {
-    /// `config` and `processor` of one model folder.
-    pub fn new(config: &Config, processor: &Processor) -> Result<Self, crate::model::ModelError> {
+    /// `config` and `processor` of one model folder; images within `limits` are decoded.
+    pub fn new(
+        config: &Config,
+        processor: &Processor,
+        limits: ImageLimits,
+    ) -> Result<Self, crate::model::ModelError> {
         Ok(Self {
             mark: processor.text_ids(MARK)?,
             processor: processor.clone(),
-            limits: ImageLimits::default(),
+            limits,
             image_token: config.image_token_id,
             longest: config.text.max_position_embeddings as usize,
         })
@@ -114,6 +120,25 @@ impl Preparer {
     /// Tokens that still fit after `used`, at most `wanted`.
     pub fn room(&self, used: usize, wanted: usize) -> usize {
         wanted.min(self.longest.saturating_sub(used))
+    }
+
+    /// How an image would be cut, by its header.
+    pub fn tiles(&self, image: &[u8]) -> Result<Tiles, ItemError> {
+        self.processor.image.tiles(image).map_err(|e| ItemError::Image { index: 0, reason: e.to_string() })
+    }
+
+    /// Tokens of the longest of `choices` (1 where there are none): what a question must leave room for.
+    pub fn longest_choice(&self, choices: &[String]) -> Result<usize, ItemError> {
+        Ok(self.paths(choices)?.iter().map(Vec::len).max().unwrap_or(1))
+    }
+
+    /// Whether a question about images cut like this can be asked, by the checks of `question` but for decoding.
+    pub fn check(&self, images: &[Tiles], question: &str, longest_choice: usize) -> Result<(), ItemError> {
+        let &[tiles] = images else {
+            return Err(ItemError::ImageCount { found: images.len(), taken: IMAGES });
+        };
+        let prompt = self.processor.prompt_ids(question, tiles).map_err(text_error)?;
+        self.check_length(prompt.len() + self.mark.len() + longest_choice)
     }
 
     /// A question with its closed or open answers.
@@ -166,10 +191,7 @@ impl Preparer {
         album: &mut Album,
     ) -> Result<(Vec<Arc<Picture>>, Vec<i64>), ItemError> {
         let [image] = images else {
-            let found = images.len();
-            return Err(ItemError::Text(format!(
-                "{found} images: this model takes exactly one image per question"
-            )));
+            return Err(ItemError::ImageCount { found: images.len(), taken: IMAGES });
         };
         let key = Sha256::digest(image).into();
         let picture = match album.get(&key) {
@@ -199,9 +221,10 @@ impl Preparer {
     }
 
     fn paths(&self, choices: &[String]) -> Result<Vec<Vec<i64>>, ItemError> {
-        let paths = choices.iter().map(|choice| self.phrase(choice)).collect::<Result<Vec<_>, _>>()?;
+        let paths = choices.iter().map(|choice| self.phrase(choice)).collect::<Result<Vec<_>, _>>();
+        let paths = paths.map_err(|error| ItemError::Choices(error.to_string()))?;
         prefix_free(paths, self.ends()[0]).map_err(|(a, b)| {
-            ItemError::Text(format!(
+            ItemError::Choices(format!(
                 "choices {:?} and {:?} are the same answer: remove one",
                 choices[a], choices[b]
             ))

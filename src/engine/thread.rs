@@ -5,7 +5,7 @@
 
 use super::command::Command;
 use super::fork::{self, Fork, bad};
-use super::prepare::{Lesson, Preparer, Question, REASONING_TOKENS};
+use super::prepare::{IMAGES, Lesson, Preparer, Question, REASONING_TOKENS};
 use super::queue::Queue;
 use super::scoring::{Scored, Scorer};
 use super::sight::{Tower, VisionCache, see};
@@ -13,7 +13,7 @@ use super::{
     Cost, EngineConfig, EngineError, EngineInfo, ForkId, ItemError, ModelRef, Prediction, Source, StepStats,
     Target, TrainingSpec, device,
 };
-use crate::model::{Checkpoint, Vlm, greedy};
+use crate::model::{Checkpoint, ImageLimits, Vlm, greedy};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
@@ -71,8 +71,9 @@ impl Machine {
         }
         let checkpoint = Checkpoint::open(&config.model_dir).map_err(|e| refuse(e.to_string()))?;
         let base = checkpoint.build(device, Kind::Float).map_err(|e| refuse(e.to_string()))?;
-        let preparer =
-            Preparer::new(&checkpoint.config, &checkpoint.processor).map_err(|e| refuse(e.to_string()))?;
+        let limits = ImageLimits { max_bytes: config.image_max_bytes, max_pixels: config.image_max_pixels };
+        let preparer = Preparer::new(&checkpoint.config, &checkpoint.processor, limits)
+            .map_err(|e| refuse(e.to_string()))?;
         let named = config.model_dir.canonicalize().ok();
         let named =
             named.as_ref().and_then(|dir| dir.file_name()).map(|name| name.to_string_lossy().into_owned());
@@ -83,6 +84,7 @@ impl Machine {
             vocab: checkpoint.config.text.vocab_size as usize,
             embedding_dim: 2 * checkpoint.config.text.hidden_size as usize,
             base_sha256: fingerprint(&config.model_dir).map_err(|e| refuse(e.to_string()))?,
+            images_per_question: IMAGES,
         };
         Ok(Self {
             base,

@@ -50,6 +50,10 @@ pub struct EngineConfig {
     pub resident_versions: usize,
     /// Bytes of visual tokens kept for images seen before; 0 keeps none.
     pub vision_cache_bytes: usize,
+    /// Bytes of an image file at most.
+    pub image_max_bytes: usize,
+    /// Pixels of an image at most, width times height.
+    pub image_max_pixels: u64,
 }
 
 impl Default for EngineConfig {
@@ -62,6 +66,8 @@ impl Default for EngineConfig {
             token_budget: 8192,
             resident_versions: 4,
             vision_cache_bytes: 64 << 20,
+            image_max_bytes: 16 << 20,
+            image_max_pixels: 40_000_000,
         }
     }
 }
@@ -81,6 +87,8 @@ pub struct EngineInfo {
     pub embedding_dim: usize,
     /// sha256 of the base weights' file, in hex.
     pub base_sha256: String,
+    /// Images of one question: no more and no fewer.
+    pub images_per_question: usize,
 }
 
 /// How an engine is doing; read without asking its thread.

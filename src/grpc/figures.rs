@@ -1,19 +1,32 @@
 //! What a request came to: counted once, when its answer has gone out to the end or was dropped before.
 //!
+//! Here too a stream ends at its deadline, and what the transport says at the end of an answer gets its details.
 //! Invariant: labels are a method of the descriptors and a status code, nothing that clients choose.
 
 use std::{
+    future::Future as _,
     pin::Pin,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Sleep};
 use tonic::{Code, Status, body::Body};
 
-use super::guard::REQUEST_ID;
+use super::{guard::REQUEST_ID, status};
+
+/// When an answer is cut off, and what is said then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    /// When.
+    pub(super) at: tokio::time::Instant,
+    /// The deadline as it was set.
+    pub(super) limit: Duration,
+    /// Whose it is.
+    pub(super) whose: &'static str,
+}
 
 /// Counts a request when its answer has been sent to the end, or is dropped before.
 pub(super) struct Figures {
@@ -22,12 +35,21 @@ pub(super) struct Figures {
     code: Option<Code>,
     /// Held until the answer is through: a stream is in flight as long as it runs.
     permit: Option<OwnedSemaphorePermit>,
+    /// Where its answer may not go on without end.
+    cut: Option<Cut>,
+    /// Bytes of a message at most, for what is said of one that is larger.
+    max_message: usize,
 }
 
 impl Figures {
     /// A request of `method` that begins now.
-    pub(super) fn begin(method: &'static str) -> Self {
-        Self { method, began: Instant::now(), code: None, permit: None }
+    pub(super) fn begin(method: &'static str, max_message: usize) -> Self {
+        Self { method, began: Instant::now(), code: None, permit: None, cut: None, max_message }
+    }
+
+    /// Ends the answer at `cut`, wherever it is then.
+    pub(super) fn cut_at(&mut self, cut: Cut) {
+        self.cut = Some(cut);
     }
 
     /// Keeps `permit` until the answer is through.
@@ -42,7 +64,8 @@ impl Figures {
         if let Ok(id) = id.parse() {
             reply.headers_mut().insert(REQUEST_ID, id);
         }
-        reply.map(|inner| Body::new(Watched { inner, figures: self }))
+        let late = self.cut.map(|cut| (Box::pin(tokio::time::sleep_until(cut.at)), cut));
+        reply.map(|inner| Body::new(Watched { inner, figures: self, late }))
     }
 }
 
@@ -66,6 +89,21 @@ impl Drop for Figures {
 struct Watched {
     inner: Body,
     figures: Figures,
+    late: Option<(Pin<Box<Sleep>>, Cut)>,
+}
+
+impl Watched {
+    /// Drops what is left of the answer and ends it with `status`.
+    fn end(&mut self, status: &Status) -> Option<Frame<Bytes>> {
+        self.inner = Body::empty();
+        self.late = None;
+        // The place of a stream is free once it is told to end.
+        self.figures.permit = None;
+        self.figures.code = Some(status.code());
+        let mut trailers = http::HeaderMap::new();
+        // A status that is no valid header cannot be made here; without trailers clients see a broken stream.
+        status.add_header(&mut trailers).ok().map(|()| Frame::trailers(trailers))
+    }
 }
 
 impl http_body::Body for Watched {
@@ -76,13 +114,30 @@ impl http_body::Body for Watched {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
+        let told = self.figures.code.is_some();
+        if let Some((sleep, cut)) = &mut self.late
+            && !told
+            && sleep.as_mut().poll(cx).is_ready()
         {
-            self.figures.code = code(trailers);
+            let late = status::deadline(cut.limit, cut.whose);
+            return Poll::Ready(self.end(&late).map(Ok));
         }
-        Poll::Ready(frame)
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let trailers = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref());
+        let Some(trailers) = trailers else { return Poll::Ready(frame) };
+        self.figures.code = code(trailers);
+        if self.figures.code.is_none_or(|code| code == Code::Ok)
+            || trailers.contains_key("grpc-status-details-bin")
+        {
+            return Poll::Ready(frame);
+        }
+        match Status::from_header_map(trailers) {
+            Some(bare) => {
+                let rich = status::enriched(bare, self.figures.max_message);
+                Poll::Ready(self.end(&rich).map(Ok))
+            }
+            None => Poll::Ready(frame),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

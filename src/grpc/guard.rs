@@ -2,7 +2,8 @@
 //!
 //! Invariants: a request that is shed, late or panics is answered with a rich status, never with a broken
 //! connection; labels of figures come from the compiled descriptors, so that clients cannot invent new ones.
-//! Health checks are never shed: an overloaded server is not a dead one.
+//! Streams have a bound of their own, so that those who watch never crowd out those who label. Health checks are never
+//! shed: an overloaded server is not a dead one. A deadline holds to the end of the answer, streams included.
 
 use std::{
     collections::HashMap,
@@ -14,13 +15,13 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 use prost::Message as _;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Status, body::Body};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
-    figures::{Figures, code},
+    figures::{Cut, Figures, code},
     pb, status,
 };
 
@@ -31,10 +32,20 @@ tokio::task_local! {
     static CURRENT: String;
 }
 
+/// A client's deadline is ours this much earlier: the transport has a timer for it too, and its answer has no details.
+const EARLY: Duration = Duration::from_millis(3);
+
+/// When the request in hand is answered as late; among its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(pub(super) Instant);
+
 /// The id of the request in hand; empty outside of one.
 pub(super) fn request_id() -> String {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
 }
+
+/// Whose deadline it is, where it is not the server's.
+const CLIENTS: &str = "client's";
 
 /// What is known of a method from the descriptors.
 #[derive(Clone, Copy)]
@@ -48,18 +59,31 @@ struct Method {
 #[derive(Clone)]
 pub(super) struct Guard {
     methods: Arc<HashMap<String, Method>>,
-    permits: Arc<Semaphore>,
-    max_requests: usize,
+    calls: Bound,
+    streams: Bound,
     max_message: usize,
     timeout: Duration,
+}
+
+/// How many may be in flight at once.
+#[derive(Clone)]
+struct Bound {
+    permits: Arc<Semaphore>,
+    most: usize,
+}
+
+impl Bound {
+    fn new(most: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))), most }
+    }
 }
 
 impl Guard {
     pub(super) fn new(settings: &crate::settings::Grpc) -> Self {
         Self {
             methods: Arc::new(methods()),
-            permits: Arc::new(Semaphore::new(settings.max_concurrent_requests.min(Semaphore::MAX_PERMITS))),
-            max_requests: settings.max_concurrent_requests,
+            calls: Bound::new(settings.max_concurrent_requests),
+            streams: Bound::new(settings.max_concurrent_streams),
             max_message: settings.max_message_bytes,
             timeout: settings.request_timeout,
         }
@@ -71,7 +95,7 @@ impl Guard {
         let ours = (!method.streams).then_some((self.timeout, "server's"));
         match (client, ours) {
             (Some(client), Some((ours, _))) if client > ours => Some((ours, "server's")),
-            (Some(client), _) => Some((client, "client's")),
+            (Some(client), _) => Some((client, CLIENTS)),
             (None, ours) => ours,
         }
     }
@@ -106,30 +130,42 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let begun = Instant::now();
         let guard = self.guard.clone();
         let path = request.uri().path();
-        let method = guard.methods.get(path).copied().unwrap_or(Method { name: "unknown", streams: true });
+        let method = guard.methods.get(path).copied().unwrap_or(Method { name: "unknown", streams: false });
         let infrastructure = path.starts_with("/grpc.");
         let id = chosen_id(request.headers());
         let span = tracing::info_span!("grpc", method = method.name, request = %id);
-        let mut figures = Figures::begin(method.name);
+        let mut figures = Figures::begin(method.name, guard.max_message);
         if !infrastructure {
-            match guard.permits.clone().try_acquire_owned() {
+            let bound = if method.streams { &guard.streams } else { &guard.calls };
+            match bound.permits.clone().try_acquire_owned() {
                 Ok(permit) => figures.hold(permit),
                 Err(_) => {
-                    let reply = span.in_scope(|| status::shed(guard.max_requests).into_http());
+                    let reply = span.in_scope(|| status::shed(bound.most).into_http());
                     return Box::pin(async move { Ok(figures.watch(reply, &id)) });
                 }
             }
         }
-        let limit = guard.limit(method, request.headers());
+        let cut = guard.limit(method, request.headers()).and_then(|(limit, whose)| {
+            let early = if whose == CLIENTS { EARLY } else { Duration::ZERO };
+            // A deadline beyond the clock's end is none.
+            Some(Cut { at: begun.checked_add(limit.saturating_sub(early))?, limit, whose })
+        });
+        if let Some(cut) = cut {
+            request.extensions_mut().insert(Deadline(cut.at));
+            if method.streams {
+                figures.cut_at(cut);
+            }
+        }
         let work = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let work = async move {
-            let answered = match limit {
+            let answered = match cut {
                 None => Ok(work.await),
-                Some((limit, whose)) => {
-                    tokio::time::timeout(limit, work).await.map_err(|_| status::deadline(limit, whose))
+                Some(Cut { at, limit, whose }) => {
+                    tokio::time::timeout_at(at, work).await.map_err(|_| status::deadline(limit, whose))
                 }
             };
             let reply = match answered {
@@ -212,122 +248,5 @@ fn methods() -> HashMap<String, Method> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bytes::Bytes;
-    use http_body::Frame;
-    use std::pin::Pin;
-    use tonic_types::StatusExt as _;
-    use tower::{Layer as _, Service as _, ServiceExt as _};
-
-    fn settings() -> crate::settings::Grpc {
-        let all = crate::settings::Settings::load_with(&[], HashMap::new()).expect("valid defaults");
-        crate::settings::Grpc { max_concurrent_requests: 1, ..all.grpc }
-    }
-
-    fn request(path: &str, timeout: Option<&str>) -> http::Request<Body> {
-        let mut request = http::Request::builder().uri(path);
-        if let Some(timeout) = timeout {
-            request = request.header("grpc-timeout", timeout);
-        }
-        request.body(Body::empty()).expect("a request")
-    }
-
-    const GET_POOL: &str = "/activevlm.v1.PoolService/GetPool";
-
-    #[test]
-    fn methods_and_their_streams_are_known_from_the_descriptors() {
-        let methods = methods();
-        assert_eq!(methods[GET_POOL].name, "PoolService/GetPool");
-        assert!(!methods[GET_POOL].streams);
-        assert!(methods["/activevlm.v1.PoolService/AddSamples"].streams);
-        assert!(methods["/activevlm.v1.RoundService/WatchRounds"].streams);
-    }
-
-    #[test]
-    fn the_shorter_deadline_counts_and_a_stream_has_only_the_clients() {
-        let guard = Guard::new(&settings());
-        let limit = |streams, timeout| {
-            let method = Method { name: "x", streams };
-            guard.limit(method, request("/", timeout).headers())
-        };
-        assert_eq!(limit(false, None), Some((guard.timeout, "server's")));
-        assert_eq!(limit(false, Some("5m")), Some((Duration::from_millis(5), "client's")));
-        assert_eq!(limit(false, Some("5H")), Some((guard.timeout, "server's")));
-        assert_eq!(limit(true, None), None);
-        assert_eq!(limit(true, Some("7S")), Some((Duration::from_secs(7), "client's")));
-        for bad in ["", "S", "1", "1x", "-1S", "123456789S", "é"] {
-            assert_eq!(parse_timeout(bad), None, "{bad}");
-        }
-    }
-
-    #[tokio::test]
-    async fn one_request_more_than_allowed_is_shed_and_health_never_is() {
-        /// A body that has not come to its end.
-        struct Silent;
-        impl http_body::Body for Silent {
-            type Data = Bytes;
-            type Error = Status;
-            fn poll_frame(
-                self: Pin<&mut Self>,
-                _: &mut Context<'_>,
-            ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-                Poll::Pending
-            }
-        }
-        let hold = tower::service_fn(|_: http::Request<Body>| async {
-            Ok::<_, Status>(http::Response::new(Body::new(Silent)))
-        });
-        let mut guarded = Guard::new(&settings()).layer(hold);
-        let first = guarded.call(request(GET_POOL, None)).await.expect("an answer");
-        let second = guarded.call(request(GET_POOL, None)).await.expect("an answer");
-        let status = Status::from_header_map(second.headers()).expect("a status");
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(status.get_details_retry_info().is_some());
-        let health = guarded.call(request("/grpc.health.v1.Health/Check", None)).await.expect("an answer");
-        assert!(code(health.headers()).is_none());
-        drop((first, second));
-        let again = guarded.call(request(GET_POOL, None)).await.expect("an answer");
-        assert!(code(again.headers()).is_none());
-    }
-
-    #[tokio::test]
-    async fn a_late_request_and_a_panic_are_answered_with_details_and_the_requests_id() {
-        let never = tower::service_fn(|_: http::Request<Body>| {
-            std::future::pending::<Result<http::Response<Body>, Status>>()
-        });
-        let reply = Guard::new(&settings())
-            .layer(never)
-            .oneshot(request(GET_POOL, Some("1m")))
-            .await
-            .expect("an answer");
-        let late = Status::from_header_map(reply.headers()).expect("a status");
-        assert_eq!(late.code(), Code::DeadlineExceeded);
-        assert_eq!(late.get_details_error_info().expect("an ErrorInfo").reason, "DEADLINE_EXCEEDED");
-
-        let broken = tower::service_fn(|_: http::Request<Body>| async {
-            if true {
-                panic!("a fault");
-            }
-            Ok::<_, Status>(http::Response::new(Body::empty()))
-        });
-        let mut wanted = request(GET_POOL, None);
-        wanted.headers_mut().insert(REQUEST_ID, "mine".parse().expect("a header"));
-        let reply = Guard::new(&settings()).layer(broken).oneshot(wanted).await.expect("an answer");
-        let fault = Status::from_header_map(reply.headers()).expect("a status");
-        assert_eq!(fault.code(), Code::Internal);
-        assert_eq!(reply.headers()[REQUEST_ID], "mine");
-        assert_eq!(fault.get_details_request_info().expect("a RequestInfo").request_id, "mine");
-        assert!(!fault.message().contains("a fault"));
-    }
-
-    #[test]
-    fn what_the_transport_refuses_is_told_with_details() {
-        let bare = Status::out_of_range(
-            "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
-        );
-        let rich = Status::from_header_map(enriched(bare.into_http(), 8).headers()).expect("a status");
-        assert_eq!(rich.code(), Code::ResourceExhausted);
-        assert_eq!(rich.get_details_error_info().expect("an ErrorInfo").reason, "MESSAGE_TOO_LARGE");
-    }
-}
+#[path = "guard_tests.rs"]
+mod tests;

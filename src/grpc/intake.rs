@@ -31,6 +31,8 @@ pub(super) struct Intake {
     pool: Option<String>,
     /// Largest sum of a sample's chunked files.
     limit: u64,
+    /// Images of one sample at most.
+    max_images: usize,
     next_index: i64,
     /// Samples whose chunked images are not complete.
     open: VecDeque<Open>,
@@ -47,9 +49,9 @@ struct Open {
 }
 
 impl Intake {
-    pub(super) fn new(limit: u64) -> Self {
+    pub(super) fn new(limit: u64, max_images: usize) -> Self {
         let (open, ready) = (VecDeque::new(), VecDeque::new());
-        Self { pool: None, limit, next_index: 0, open, ready, ready_bytes: 0 }
+        Self { pool: None, limit, max_images, next_index: 0, open, ready, ready_bytes: 0 }
     }
 
     /// The pool, once a message named it.
@@ -120,7 +122,7 @@ impl Intake {
             self.next_index += 1;
             let files = announced(&input);
             let name = input.sample_id.clone();
-            let sample = convert::sample_input(input).map_err(|reason| (name, reason));
+            let sample = convert::sample_input(input, self.max_images).map_err(|reason| (name, reason));
             let mut open = Open { item: Item { index, sample }, files, buffer: BytesMut::new(), received: 0 };
             let total = open.files.iter().fold(0_u64, |sum, &(_, size)| sum.saturating_add(size));
             if total > self.limit {
@@ -235,7 +237,7 @@ mod tests {
 
     #[test]
     fn chunks_fill_images_in_order_and_samples_come_out_whole() {
-        let mut intake = Intake::new(100);
+        let mut intake = Intake::new(100, 3);
         let inline = Source::Data(Bytes::from_static(b"xy"));
         let first = sample("a", vec![Source::ChunkedBytes(4), inline, Source::ChunkedBytes(1)]);
         let second = sample("b", vec![Source::ChunkedBytes(2)]);
@@ -254,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_sample_too_large_or_cut_off_is_rejected_and_the_rest_goes_on() {
-        let mut intake = Intake::new(4);
+        let mut intake = Intake::new(4, 3);
         let large = sample("large", vec![Source::ChunkedBytes(3), Source::ChunkedBytes(2)]);
         intake.accept(message("pools/p", vec![large, sample("cut", vec![Source::ChunkedBytes(4)])])).unwrap();
         for data in [b"123".as_slice(), b"45", b"6"] {
@@ -268,13 +270,13 @@ mod tests {
 
     #[test]
     fn a_stream_that_breaks_its_order_fails() {
-        let mut intake = Intake::new(100);
+        let mut intake = Intake::new(100, 3);
         assert_eq!(field(intake.accept(chunk(b"1"))), "parent");
         assert_eq!(field(intake.end()), "parent");
         intake.accept(message("pools/p", vec![sample("a", vec![Source::ChunkedBytes(2)])])).unwrap();
         assert_eq!(field(intake.accept(message("", vec![sample("b", vec![])]))), "samples");
         assert_eq!(field(intake.accept(chunk(b"123"))), "image_chunk");
-        let mut intake = Intake::new(100);
+        let mut intake = Intake::new(100, 3);
         intake.accept(message("pools/p", vec![sample("a", vec![])])).unwrap();
         assert_eq!(field(intake.accept(chunk(b"1"))), "image_chunk");
         assert_eq!(field(intake.accept(message("pools/q", vec![]))), "parent");
@@ -282,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_chunk_is_bounded_by_count_and_by_bytes() {
-        let mut intake = Intake::new(100);
+        let mut intake = Intake::new(100, 3);
         let many = (0..CHUNK + 1).map(|i| sample(&i.to_string(), vec![])).collect();
         intake.accept(message("pools/p", many)).unwrap();
         assert!(intake.is_full());

@@ -11,7 +11,8 @@ impl pb::label_service_server::LabelService for Api {
         &self,
         request: Request<pb::SubmitLabelsRequest>,
     ) -> Result<Response<pb::SubmitLabelsResponse>, Status> {
-        let submission = convert::submit_labels(request.into_inner())?;
+        let submission =
+            convert::submit_labels(request.into_inner(), self.service.limits.labels_per_call_max)?;
         let pool = submission.pool.clone();
         let verdicts = self.service.submit_labels(submission).await?;
         let verdicts = verdicts.iter().map(|verdict| convert::verdict(&pool, verdict)).collect();
@@ -24,8 +25,8 @@ impl pb::label_service_server::LabelService for Api {
     ) -> Result<Response<pb::ListLabelsResponse>, Status> {
         let (pool, sample, paged) = convert::list_labels(request.get_ref())?;
         let page = self.service.list_labels(&pool, sample.as_deref(), &paged.page).await?;
-        let labels = page.items.iter().map(|label| convert::label(&pool, label)).collect();
-        let next_page_token = paged.next(page.next_page_token);
+        let (labels, next_page_token) =
+            paged.fit(page, self.max_message, |label| convert::label(&pool, label));
         Ok(Response::new(pb::ListLabelsResponse { labels, next_page_token }))
     }
 }

@@ -15,8 +15,8 @@ impl pb::model_service_server::ModelService for Api {
         let (pool, paged) =
             convert::list("versions", &request.parent, request.page_size, &request.page_token)?;
         let page = self.service.list_versions(&pool, &paged.page).await?;
-        let versions = page.items.iter().map(|version| convert::version(&pool, version)).collect();
-        let next_page_token = paged.next(page.next_page_token);
+        let (versions, next_page_token) =
+            paged.fit(page, self.max_message, |version| convert::version(&pool, version));
         Ok(Response::new(pb::ListVersionsResponse { versions, next_page_token }))
     }
 
@@ -32,7 +32,7 @@ impl pb::model_service_server::ModelService for Api {
         &self,
         request: Request<pb::PredictRequest>,
     ) -> Result<Response<pb::PredictResponse>, Status> {
-        let (mut predict, files) = convert::predict(request.into_inner())?;
+        let (mut predict, files) = convert::predict(request.into_inner(), self.service.images_per_sample())?;
         predict.images = images::load_all(&self.service, files).await?;
         let pool = predict.pool.clone();
         Ok(Response::new(convert::prediction(&pool, self.service.predict(predict).await?)))

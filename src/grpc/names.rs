@@ -23,10 +23,15 @@ pub(super) fn child_or_empty(pool: &str, collection: &str, id: Option<impl std::
     id.map(|id| child(pool, collection, id)).unwrap_or_default()
 }
 
+/// Whether a text is free of control characters, which no name has and Postgres in part refuses.
+pub(super) fn is_plain(text: &str) -> bool {
+    !text.chars().any(char::is_control)
+}
+
 /// The pool of `pools/{pool}`.
 pub(super) fn parse_pool(field: &str, text: &str) -> Parsed<String> {
     match text.split('/').collect::<Vec<_>>()[..] {
-        ["pools", pool] if !pool.is_empty() => Ok(pool.to_owned()),
+        ["pools", pool] if !pool.is_empty() && is_plain(pool) => Ok(pool.to_owned()),
         _ => Err(Violation::new(field, format!("{text:?} is not a pool's name: write pools/{{pool}}"))),
     }
 }
@@ -42,7 +47,9 @@ pub(super) fn parse_metrics(field: &str, text: &str) -> Parsed<String> {
 /// Pool and id of `pools/{pool}/{collection}/{id}`.
 pub(super) fn parse_child(field: &str, text: &str, collection: &str) -> Parsed<(String, String)> {
     match text.split('/').collect::<Vec<_>>()[..] {
-        ["pools", pool, kind, id] if kind == collection && !pool.is_empty() && !id.is_empty() => {
+        ["pools", pool, kind, id]
+            if kind == collection && !pool.is_empty() && !id.is_empty() && is_plain(text) =>
+        {
             Ok((pool.to_owned(), id.to_owned()))
         }
         _ => {
@@ -100,12 +107,13 @@ mod tests {
 
     #[test]
     fn a_wrong_name_tells_its_field_and_shape() {
-        for text in ["", "pools", "pools/", "pool/a", "pools/a/b"] {
+        for text in ["", "pools", "pools/", "pool/a", "pools/a/b", "pools/a\0", "pools/a\n"] {
             let violation = parse_pool("parent", text).expect_err(text);
             assert_eq!(violation.field, "parent");
             assert!(violation.description.contains("pools/{pool}"), "{violation:?}");
         }
         assert!(parse_child("sample", "pools/a/rounds/1", "samples").is_err());
+        assert!(parse_child("sample", "pools/a/samples/1\0", "samples").is_err());
         assert!(parse_number("name", "pools/a/rounds/one", "rounds").is_err());
         assert!(parse_number("name", "pools/a/rounds/-1", "rounds").is_err());
         assert!(parse_uuid("name", "pools/a/leases/1", "leases").is_err());

@@ -6,7 +6,15 @@
 use sha2::{Digest as _, Sha256};
 
 use super::convert::Check;
-use crate::{domain::Violation, service::PageRequest};
+use crate::{
+    domain::Violation,
+    service::{Page, PageRequest},
+};
+
+/// Bytes of an answer beside its items: the next page's token.
+const REST: usize = 4 << 10;
+/// Bytes that frame an item at most: its tag and its length.
+const FRAME: usize = 8;
 
 /// One list's question, and which page of it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +48,30 @@ impl Paged {
         Self { tag, page }
     }
 
+    /// As many items of `page` as fit a message of `limit` bytes, as the wire has them, and the next page's token.
+    ///
+    /// One item is given whatever its size: a page without any would lead nowhere.
+    pub(super) fn fit<T, W: prost::Message>(
+        &self,
+        mut page: Page<T>,
+        limit: usize,
+        wire: impl Fn(&T) -> W,
+    ) -> (Vec<W>, String) {
+        let mut room = limit.saturating_sub(REST);
+        let mut fitting = Vec::with_capacity(page.items.len());
+        for item in &page.items {
+            let one = wire(item);
+            let size = one.encoded_len() + FRAME;
+            if size > room && !fitting.is_empty() {
+                break;
+            }
+            room = room.saturating_sub(size);
+            fitting.push(one);
+        }
+        page.keep(fitting.len());
+        (fitting, self.next(page.next_page_token))
+    }
+
     /// The token of the next page as the client gets it; empty at the end.
     pub(super) fn next(&self, token: Option<String>) -> String {
         token.map(|inner| format!("{}.{inner}", self.tag)).unwrap_or_default()
@@ -69,6 +101,24 @@ mod tests {
         }
         // Where one part ends and the next begins matters.
         assert!(read(&["samples", "pools/", "a1"], 10, &token).is_err());
+    }
+
+    #[test]
+    fn a_page_larger_than_a_message_is_cut_and_goes_on_where_it_was_cut() {
+        let paged = read(&["samples", "pools/a"], 10, "").unwrap();
+        let page = || Page::cut(vec![1_i64, 2, 3], 5, "samples", i64::to_string);
+        let wire = |i: &i64| crate::grpc::pb::Sample {
+            question: "x".repeat(1000 * *i as usize),
+            ..Default::default()
+        };
+        let (all, token) = paged.fit(page(), 1 << 20, wire);
+        assert_eq!((all.len(), token.as_str()), (3, ""));
+        let (some, token) = paged.fit(page(), REST + 3500, wire);
+        assert_eq!(some.len(), 2);
+        let next = read(&["samples", "pools/a"], 10, &token).unwrap();
+        assert_eq!(next.page.after_key("samples").unwrap(), Some(2_i64));
+        let (one, token) = paged.fit(page(), 10, wire);
+        assert_eq!((one.len(), token.is_empty()), (1, false));
     }
 
     #[test]

@@ -1,24 +1,27 @@
 //! `PoolService`.
 
-use futures::{StreamExt as _, future, stream};
+use futures::future;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Api,
-    convert::{self, Incoming},
+    convert::{self, Image, Incoming},
     images,
     intake::{Intake, Item},
     names,
     page::Paged,
-    pb, status,
+    pb,
+    status::{self, clip},
 };
 use crate::{
-    domain::{Error, Result},
-    service::{IncomingSample, ItemCode},
+    domain::Result,
+    service::{IncomingImage, IncomingSample, ItemCode},
 };
 
 /// Rejects told one by one.
 const REJECTS: usize = 1000;
+/// Bytes of a reject's id and of its reason: a thousand of them still fit a message.
+const TOLD_BYTES: usize = 1 << 10;
 
 #[tonic::async_trait]
 impl pb::pool_service_server::PoolService for Api {
@@ -44,8 +47,8 @@ impl pb::pool_service_server::PoolService for Api {
         let paged = Paged::read(&mut check, &["pools"], request.page_size, &request.page_token);
         let paged = check.done(paged)?;
         let page = self.service.list_pools(&paged.page).await?;
-        let pools = page.items.iter().map(convert::pool).collect();
-        Ok(Response::new(pb::ListPoolsResponse { pools, next_page_token: paged.next(page.next_page_token) }))
+        let (pools, next_page_token) = paged.fit(page, self.max_message, convert::pool);
+        Ok(Response::new(pb::ListPoolsResponse { pools, next_page_token }))
     }
 
     async fn update_pool(
@@ -79,7 +82,7 @@ impl pb::pool_service_server::PoolService for Api {
         request: Request<Streaming<pb::AddSamplesRequest>>,
     ) -> Result<Response<pb::AddSamplesResponse>, Status> {
         let mut messages = request.into_inner();
-        let mut intake = Intake::new(self.chunked_limit());
+        let mut intake = Intake::new(self.chunked_limit(), self.service.images_per_sample());
         let mut told = pb::AddSamplesResponse::default();
         let mut chunk = self.next_chunk(&mut messages, &mut intake).await?;
         while !chunk.is_empty() {
@@ -107,7 +110,7 @@ impl pb::pool_service_server::PoolService for Api {
         let request = request.into_inner();
         let (pool, sample) = convert::one(names::parse_child("name", &request.name, "samples"))?;
         let mut sample = convert::sample(&pool, &self.service.get_sample(&pool, &sample).await?);
-        images::fill(&self.service, request.image_view, sample.images.iter_mut(), self.max_message).await?;
+        images::fill(&self.service, request.image_view, &mut sample.images, self.max_message).await?;
         Ok(Response::new(sample))
     }
 
@@ -117,8 +120,7 @@ impl pb::pool_service_server::PoolService for Api {
     ) -> Result<Response<pb::ListSamplesResponse>, Status> {
         let (pool, split, state, paged) = convert::list_samples(request.get_ref())?;
         let page = self.service.list_samples(&pool, split, state, &paged.page).await?;
-        let samples = page.items.iter().map(|s| convert::sample(&pool, s)).collect();
-        let next_page_token = paged.next(page.next_page_token);
+        let (samples, next_page_token) = paged.fit(page, self.max_message, |s| convert::sample(&pool, s));
         Ok(Response::new(pb::ListSamplesResponse { samples, next_page_token }))
     }
 }
@@ -128,7 +130,7 @@ impl Api {
     /// unless a single image may be larger.
     fn chunked_limit(&self) -> u64 {
         let one = self.service.images.max_bytes;
-        one.saturating_mul(self.service.limits.images_per_sample_max).min(one.max(64 << 20)) as u64
+        one.saturating_mul(self.service.images_per_sample()).min(one.max(64 << 20)) as u64
     }
 
     /// Reads messages until there is a chunk; an empty one at the end of the stream.
@@ -150,22 +152,21 @@ impl Api {
 
     /// Stores a chunk and notes what became of it.
     async fn add_chunk(&self, pool: &str, chunk: Vec<Item>, told: &mut pb::AddSamplesResponse) -> Result<()> {
-        let reject = |told: &mut pb::AddSamplesResponse, index, sample_id, reason| {
+        let reject = |told: &mut pb::AddSamplesResponse, index, sample_id: String, reason: String| {
             told.rejected_count += 1;
             if told.rejected.len() < REJECTS {
+                let (sample_id, reason) = (clip(&sample_id, TOLD_BYTES), clip(&reason, TOLD_BYTES));
                 told.rejected.push(pb::RejectedSample { sample_id, index, reason });
             }
         };
         let (mut places, mut samples) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
-        let loads: Vec<_> = chunk.into_iter().map(|item| self.with_files(item)).collect();
-        let mut loads = stream::iter(loads).buffered(8);
-        while let Some((index, loaded)) = loads.next().await {
-            match loaded? {
-                Ok(sample) => {
-                    places.push(index);
-                    samples.push(sample);
+        for item in chunk {
+            match item.sample {
+                Ok(incoming) => {
+                    places.push(item.index);
+                    samples.push(whole(incoming));
                 }
-                Err((name, reason)) => reject(told, index, name, reason),
+                Err((name, reason)) => reject(told, item.index, name, reason),
             }
         }
         let results = self.service.add_samples(pool, samples).await?;
@@ -180,22 +181,16 @@ impl Api {
         told.rejected.sort_by_key(|rejected| rejected.index);
         Ok(())
     }
+}
 
-    /// A sample's place, and the sample with its files; one whose image is nowhere is refused with its id and the reason.
-    async fn with_files(&self, item: Item) -> (i64, Result<Result<IncomingSample, (String, String)>>) {
-        let (mut sample, images) = match item.sample {
-            Ok(Incoming { sample, images }) => (sample, images),
-            Err(refused) => return (item.index, Ok(Err(refused))),
-        };
-        for image in images {
-            match images::load(&self.service, image).await {
-                Ok(file) => sample.images.push(file),
-                Err(missing @ Error::NotFound { .. }) => {
-                    return (item.index, Ok(Err((sample.name, format!("{missing}: send the file")))));
-                }
-                Err(error) => return (item.index, Err(error)),
-            }
-        }
-        (item.index, Ok(Ok(sample)))
-    }
+/// The sample with its images; a file that never came is an empty one, which the service refuses.
+fn whole(Incoming { mut sample, images }: Incoming) -> IncomingSample {
+    let images = images.into_iter().map(|image| match image {
+        Image::File(file) => IncomingImage::File(file),
+        Image::Key(digest) => IncomingImage::Stored(digest),
+        // `Intake` hands on complete samples only.
+        Image::Chunked(_) => IncomingImage::File(bytes::Bytes::new()),
+    });
+    sample.images = images.collect();
+    sample
 }

@@ -23,8 +23,8 @@ impl pb::round_service_server::RoundService for Api {
         let request = request.into_inner();
         let (pool, paged) = convert::list("rounds", &request.parent, request.page_size, &request.page_token)?;
         let page = self.service.list_rounds(&pool, &paged.page).await?;
-        let rounds = page.items.iter().map(|round| convert::round(&pool, round)).collect();
-        let next_page_token = paged.next(page.next_page_token);
+        let (rounds, next_page_token) =
+            paged.fit(page, self.max_message, |round| convert::round(&pool, round));
         Ok(Response::new(pb::ListRoundsResponse { rounds, next_page_token }))
     }
 

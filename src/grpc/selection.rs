@@ -1,8 +1,11 @@
 //! `SelectionService`.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{Api, convert, images, pb};
+use super::{Api, convert, guard, images, pb};
 use crate::domain::Result;
 
 #[tonic::async_trait]
@@ -11,12 +14,18 @@ impl pb::selection_service_server::SelectionService for Api {
         &self,
         request: Request<pb::NextBatchRequest>,
     ) -> Result<Response<pb::NextBatchResponse>, Status> {
-        let view = request.get_ref().image_view;
-        let request = convert::next_batch(request.into_inner())?;
-        let pool = request.pool.clone();
-        let mut batch = convert::batch(&pool, &self.service.next_batch(request).await?);
-        let files = batch.queries.iter_mut().flat_map(|query| &mut query.images);
-        images::fill(&self.service, view, files, self.max_message).await?;
+        let deadline = request.extensions().get::<guard::Deadline>().copied();
+        let (mut wanted, view) = convert::next_batch(request.into_inner())?;
+        if let Some(guard::Deadline(at)) = deadline {
+            wanted.max_wait = wait_within(wanted.max_wait, at.saturating_duration_since(Instant::now()));
+        }
+        let pool = wanted.pool.clone();
+        let mut batch = convert::batch(&pool, &self.service.next_batch(wanted).await?);
+        // From here on the queries are leased: whatever cannot be sent, the lease is.
+        images::lighten(&mut batch, self.max_message);
+        if view == pb::ImageView::Bytes {
+            images::fill_batch(&self.service, &mut batch, self.max_message).await;
+        }
         Ok(Response::new(batch))
     }
 
@@ -48,5 +57,27 @@ impl pb::selection_service_server::SelectionService for Api {
         let leases = page.items.iter().map(|lease| convert::held_lease(&pool, lease)).collect();
         let next_page_token = paged.next(page.next_page_token);
         Ok(Response::new(pb::ListLeasesResponse { leases, next_page_token }))
+    }
+}
+
+/// Least time kept back from a deadline for the answer itself.
+const ANSWERING: Duration = Duration::from_millis(100);
+
+/// How long to wait for a plan where the answer must be out within `left`: that there is none yet is an answer too.
+fn wait_within(wanted: Duration, left: Duration) -> Duration {
+    wanted.min(left.saturating_sub(ANSWERING.max(left / 10)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_before_the_deadline_does() {
+        let secs = Duration::from_secs;
+        assert_eq!(wait_within(secs(5), secs(30)), secs(5));
+        assert_eq!(wait_within(secs(45), secs(30)), secs(27));
+        assert_eq!(wait_within(secs(45), Duration::from_millis(500)), Duration::from_millis(400));
+        assert_eq!(wait_within(secs(45), Duration::from_millis(50)), Duration::ZERO);
     }
 }

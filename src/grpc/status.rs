@@ -1,7 +1,8 @@
 //! The one place where errors become codes and rich details.
 //!
 //! Invariant: every status carries an `ErrorInfo` with a stable reason in the domain `activevlm.dev`; a fault of
-//! ours shows clients a fixed text and the request's id, and is logged here, once, with its chain.
+//! ours shows clients a fixed text and the request's id, and is logged here, once, with its chain. A status travels in
+//! headers, and clients bound those (8 KiB is common): whatever a request holds, its status is smaller.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,37 +10,48 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::guard;
-use crate::domain::Error;
+use crate::domain::{Error, Violation};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "activevlm.dev";
 
+/// Violations told one by one.
+const VIOLATIONS: usize = 20;
+/// Bytes of all their fields and texts.
+const VIOLATIONS_BYTES: usize = 3 << 10;
+/// Bytes of one text.
+const TEXT_BYTES: usize = 512;
+/// Bytes of a name in a text or a detail.
+const NAME_BYTES: usize = 256;
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let text = error.to_string();
+        let error = match error {
+            Error::Invalid(violations) => return invalid(violations),
+            other => other,
+        };
+        let text = clip(&error.to_string(), TEXT_BYTES);
         match error {
-            Error::Invalid(violations) => {
-                let fields: Vec<_> =
-                    violations.into_iter().map(|v| FieldViolation::new(v.field, v.description)).collect();
-                let mut details = info("INVALID_REQUEST", &[]);
-                details.set_bad_request(fields);
-                Self::with_error_details(Code::InvalidArgument, text, details)
-            }
+            Error::Invalid(violations) => invalid(violations),
             Error::NotFound { kind, name } => {
+                let name = clip(&name, NAME_BYTES);
                 let mut details = info("NOT_FOUND", &[("kind", kind)]);
                 details.set_resource_info(kind, name, "", text.as_str());
                 Self::with_error_details(Code::NotFound, text, details)
             }
             Error::AlreadyExists { kind, name } => {
+                let name = clip(&name, NAME_BYTES);
                 let mut details = info("ALREADY_EXISTS", &[("kind", kind)]);
                 details.set_resource_info(kind, name, "", text.as_str());
                 Self::with_error_details(Code::AlreadyExists, text, details)
             }
             Error::LeaseLost(_) => precondition(Code::FailedPrecondition, "LEASE_LOST", "lease", text),
             Error::NotReady(_) => precondition(Code::FailedPrecondition, "NOT_READY", "state", text),
-            Error::EtagMismatch { name, .. } => precondition(Code::Aborted, "ETAG_MISMATCH", &name, text),
+            Error::EtagMismatch { name, .. } => {
+                precondition(Code::Aborted, "ETAG_MISMATCH", &clip(&name, NAME_BYTES), text)
+            }
             Error::RequestIdReused(id) => {
-                precondition(Code::FailedPrecondition, "REQUEST_ID_REUSED", &id, text)
+                precondition(Code::FailedPrecondition, "REQUEST_ID_REUSED", &clip(&id, NAME_BYTES), text)
             }
             Error::Overloaded { what, retry_after } => {
                 retry(Code::ResourceExhausted, "OVERLOADED", what, retry_after, text)
@@ -53,6 +65,38 @@ impl From<Error> for Status {
             Error::Internal(source) => internal(&chain(source.as_ref())),
         }
     }
+}
+
+/// A request that is wrong: the first violations whole, the rest by their number.
+fn invalid(violations: Vec<Violation>) -> Status {
+    let total = violations.len();
+    let (mut fields, mut room) = (Vec::new(), VIOLATIONS_BYTES);
+    for Violation { field, description } in violations.into_iter().take(VIOLATIONS) {
+        let (field, description) = (clip(&field, NAME_BYTES), clip(&description, TEXT_BYTES));
+        let size = field.len() + description.len();
+        if size > room {
+            break;
+        }
+        room -= size;
+        fields.push(FieldViolation::new(field, description));
+    }
+    let told: Vec<_> = fields.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+    let mut text = clip(&format!("invalid request: {}", told.join("; ")), TEXT_BYTES);
+    let more = total - fields.len();
+    if more > 0 {
+        text.push_str(&format!("; and {more} more: mend these first"));
+    }
+    let mut details = info("INVALID_REQUEST", &[("violation_count", &total.to_string())]);
+    details.set_bad_request(fields);
+    Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
+/// `text`, or its beginning where it has more than `most` bytes.
+pub(super) fn clip(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(most)])
 }
 
 /// A fault of ours: `cause` goes to the log, a fixed text and the request's id to the client.
@@ -96,6 +140,10 @@ pub(super) fn enriched(bare: Status, limit: usize) -> Status {
     }
     let text = bare.message();
     let (code, reason, text) = match bare.code() {
+        Code::OutOfRange if text.contains("encoded message length too large") => {
+            let cure = "ask for less at once; operators raise grpc.max_message_bytes";
+            (Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{text}; {cure}"))
+        }
         Code::OutOfRange if text.contains("message length too large") => {
             let cure = "send fewer items per message, or images in chunks (AddSamples.image_chunk); operators raise grpc.max_message_bytes";
             (Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{text}; {cure}"))
@@ -147,7 +195,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{JobId, Violation};
+    use crate::domain::JobId;
 
     /// One of each variant, with its code and reason; a new variant does not compile in the map above.
     fn every_variant() -> Vec<(Error, Code, &'static str)> {
@@ -197,6 +245,37 @@ mod tests {
         let details = Status::from(error).get_details_bad_request().expect("a BadRequest");
         let fields: Vec<_> = details.field_violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["size", "parent"]);
+    }
+
+    #[test]
+    fn however_much_is_wrong_the_status_fits_the_headers_of_any_client() {
+        let size = |status: Status| {
+            let headers = status.into_http::<()>().into_parts().0.headers;
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
+        };
+        let many: Vec<_> = (0..1000)
+            .map(|i| {
+                Violation::new(format!("labels[{i}].sample"), "names none of the samples: write pools/…")
+            })
+            .collect();
+        let status = Status::from(Error::Invalid(many));
+        let told = status.get_details_bad_request().expect("a BadRequest").field_violations.len();
+        assert_eq!(told, VIOLATIONS);
+        assert!(status.message().ends_with("and 980 more: mend these first"), "{}", status.message());
+        let info = status.get_details_error_info().expect("an ErrorInfo");
+        assert_eq!(info.metadata["violation_count"], "1000");
+        assert!(size(status) < 8 << 10);
+        let long = "ä".repeat(1 << 20);
+        for error in [
+            Error::Invalid((0..100).map(|_| Violation::new(long.as_str(), long.as_str())).collect()),
+            Error::NotFound { kind: "Pool", name: long.clone() },
+            Error::EtagMismatch { name: long.clone(), expected: long.clone() },
+            Error::RequestIdReused(long.clone()),
+            Error::NotReady(long.clone()),
+        ] {
+            let status = Status::from(error);
+            assert!(size(status.clone()) < 8 << 10, "{:?}", status.code());
+        }
     }
 
     #[test]

@@ -33,8 +33,8 @@ impl pb::training_service_server::TrainingService for Api {
         let (pool, paged) =
             convert::list("trainings", &request.parent, request.page_size, &request.page_token)?;
         let page = self.service.list_trainings(&pool, &paged.page).await?;
-        let trainings = page.items.iter().map(|job| convert::training(&pool, job)).collect();
-        let next_page_token = paged.next(page.next_page_token);
+        let (trainings, next_page_token) =
+            paged.fit(page, self.max_message, |job| convert::training(&pool, job));
         Ok(Response::new(pb::ListTrainingsResponse { trainings, next_page_token }))
     }
 

@@ -159,6 +159,28 @@ impl ImageProcessor {
         (value - self.shift[channel]) / (self.gain[channel] * 255.0)
     }
 
+    /// How [`ImageProcessor::prepare`] would cut an image, read from its header: the rest may be missing.
+    ///
+    /// Errors: not a PNG, JPEG or WebP, or a header that is damaged or not whole.
+    pub fn tiles(&self, bytes: &[u8]) -> Result<Tiles, ModelError> {
+        if !self.split {
+            return Ok(Tiles::WHOLE);
+        }
+        let mut decoder = ImageReader::with_format(Cursor::new(bytes), format_of(bytes)?)
+            .into_decoder()
+            .map_err(damaged)?;
+        let (width, height) = decoder.dimensions();
+        let (width, height) = match decoder.orientation().unwrap_or(Orientation::NoTransforms) {
+            Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH => (height, width),
+            _ => (width, height),
+        };
+        let (width, height) = self.first_size(width.max(1), height.max(1));
+        Ok(self.grid(width, height).2)
+    }
+
     /// Decodes and prepares an image.
     ///
     /// Errors: not a PNG, JPEG or WebP; damaged; more bytes or pixels than the limits.
@@ -166,9 +188,8 @@ impl ImageProcessor {
         let image = decode(bytes, limits)?;
         let image = match self.resize_first {
             None => image,
-            Some(Size::Exact { height, width }) => resize(&image, width, height, self.filter),
-            Some(Size::Longest { longest_edge }) => {
-                let (width, height) = longest(image.width(), image.height(), longest_edge);
+            Some(_) => {
+                let (width, height) = self.first_size(image.width(), image.height());
                 resize(&image, width, height, self.filter)
             }
         };
@@ -187,9 +208,18 @@ impl ImageProcessor {
         Ok(Pixels { data, tiles, height: side, width: side })
     }
 
-    /// Stretches to whole tiles, cuts, and appends the whole image at tile size.
-    fn cut(&self, image: &RgbImage) -> (Vec<RgbImage>, Tiles) {
-        let (width, height, tile) = (image.width(), image.height(), self.tile);
+    /// Width and height after the first resizing.
+    fn first_size(&self, width: u32, height: u32) -> (u32, u32) {
+        match self.resize_first {
+            None => (width, height),
+            Some(Size::Exact { height, width }) => (width, height),
+            Some(Size::Longest { longest_edge }) => longest(width, height, longest_edge),
+        }
+    }
+
+    /// Width and height stretched to whole tiles, and the tiles they make.
+    fn grid(&self, width: u32, height: u32) -> (u32, u32, Tiles) {
+        let tile = self.tile;
         let up = |n: u32| n.div_ceil(tile) * tile;
         let aspect = f64::from(width) / f64::from(height);
         let (width, height) = match width >= height {
@@ -197,11 +227,20 @@ impl ImageProcessor {
             false => (up((f64::from(up(height)) * aspect) as u32), up(height)),
         };
         let (width, height) = (width.max(tile), height.max(tile));
-        let image = resize(image, width, height, self.filter);
         if width <= tile && height <= tile {
-            return (vec![image], Tiles::WHOLE);
+            return (width, height, Tiles::WHOLE);
         }
-        let tiles = Tiles { rows: (height / tile) as usize, columns: (width / tile) as usize };
+        (width, height, Tiles { rows: (height / tile) as usize, columns: (width / tile) as usize })
+    }
+
+    /// Stretches to whole tiles, cuts, and appends the whole image at tile size.
+    fn cut(&self, image: &RgbImage) -> (Vec<RgbImage>, Tiles) {
+        let tile = self.tile;
+        let (width, height, tiles) = self.grid(image.width(), image.height());
+        let image = resize(image, width, height, self.filter);
+        if tiles == Tiles::WHOLE {
+            return (vec![image], tiles);
+        }
         let corners = (0..height / tile).flat_map(|r| (0..width / tile).map(move |c| (c * tile, r * tile)));
         let mut parts: Vec<RgbImage> =
             corners.map(|(x, y)| image::imageops::crop_imm(&image, x, y, tile, tile).to_image()).collect();
@@ -228,19 +267,27 @@ fn longest(width: u32, height: u32, edge: u32) -> (u32, u32) {
     (width.max(1), height.max(1))
 }
 
+fn damaged(error: image::ImageError) -> ModelError {
+    ModelError::image(error, "send an undamaged PNG, JPEG or WebP")
+}
+
+fn format_of(bytes: &[u8]) -> Result<ImageFormat, ModelError> {
+    match image::guess_format(bytes).map_err(damaged)? {
+        format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP) => Ok(format),
+        other => {
+            let what = format!("the format {other:?} is not read");
+            Err(ModelError::image(what, "send a PNG, JPEG or WebP"))
+        }
+    }
+}
+
 /// Decodes within the limits, upright, RGB on white.
 fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ModelError> {
     if bytes.len() > limits.max_bytes {
         let what = format!("{} bytes are more than the {} allowed", bytes.len(), limits.max_bytes);
         return Err(ModelError::image(what, "send a smaller file or raise the limit on bytes"));
     }
-    let damaged = |e: image::ImageError| ModelError::image(e, "send an undamaged PNG, JPEG or WebP");
-    let format = image::guess_format(bytes).map_err(damaged)?;
-    if !matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP) {
-        let what = format!("the format {format:?} is not read");
-        return Err(ModelError::image(what, "send a PNG, JPEG or WebP"));
-    }
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format_of(bytes)?);
     let mut room = image::Limits::default();
     // Sixteen bits and four channels, twice: what a decoder may need at worst for an image within the limit.
     room.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(1 << 20));
@@ -314,6 +361,32 @@ mod tests {
         let pixels = pixels.expect("an image");
         assert_eq!(pixels.tiles, Tiles { rows: 2, columns: 4 });
         assert_eq!(pixels.data.len(), 9 * 3 * 16 * 16);
+    }
+
+    #[test]
+    fn the_header_alone_tells_how_an_image_will_be_cut() {
+        let settings =
+            serde_json::json!({"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 16}});
+        let splitting = processor(settings);
+        for (width, height) in [(50, 20), (20, 50), (16, 16), (3, 200), (64, 64)] {
+            for format in FORMATS {
+                let bytes = encoded(width, height, format);
+                let whole = splitting.prepare(&bytes, &ImageLimits::default()).expect("an image");
+                let tiles = splitting.tiles(&bytes).expect("a header");
+                assert_eq!(tiles, whole.tiles, "{width}x{height} {format:?}");
+                assert_eq!(small().tiles(&bytes).expect("never split"), Tiles::WHOLE);
+            }
+        }
+        let png = encoded(50, 20, ImageFormat::Png);
+        assert_eq!(splitting.tiles(&png[..60]).expect("a header"), Tiles { rows: 2, columns: 4 });
+        assert!(splitting.tiles(b"no image").is_err());
+        let exif =
+            b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        let plain = encoded(50, 20, ImageFormat::Jpeg);
+        let turned = [&plain[..2], exif, &plain[2..]].concat();
+        let whole = splitting.prepare(&turned, &ImageLimits::default()).expect("an image");
+        assert_eq!(splitting.tiles(&turned).expect("a header"), whole.tiles);
+        assert_eq!(whole.tiles, Tiles { rows: 4, columns: 2 });
     }
 
     #[test]

@@ -102,6 +102,20 @@ impl Attempt {
         }
     }
 
+    /// Waits until the attempt is to stop, and says why: for work that cannot look between steps.
+    pub async fn stopped(&self) -> Interrupted {
+        let mut signal = self.signal.clone();
+        loop {
+            if let Err(stop) = self.check() {
+                return stop;
+            }
+            // Nobody tells any more: the worker has let go of the job.
+            if signal.changed().await.is_err() {
+                return Interrupted::Lost;
+            }
+        }
+    }
+
     /// Runs an engine command, waiting for a place in its queue as long as the attempt may go on.
     pub async fn patiently<R, E, F>(&self, mut command: impl FnMut() -> F) -> Result<R, Interrupted>
     where
@@ -121,5 +135,50 @@ impl Attempt {
                 other => return other,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{JobId, JobKind, JobState, PoolId, Time, Trigger, job::Progress};
+
+    fn attempt() -> (watch::Sender<Signal>, Attempt) {
+        let job = Job {
+            id: JobId::new(),
+            pool_id: PoolId::new(),
+            round_id: None,
+            round: None,
+            kind: JobKind::Plan,
+            state: JobState::Running,
+            epoch: 1,
+            attempts: 1,
+            max_attempts: 3,
+            cancel_requested: false,
+            trigger: Trigger::Request,
+            progress: Progress::default(),
+            checkpoint_key: None,
+            result_version_id: None,
+            result_version: None,
+            error: None,
+            created_at: Time::UNIX_EPOCH,
+            started_at: None,
+            finished_at: None,
+        };
+        let (tell, signal) = watch::channel(Signal::Go);
+        (tell, Attempt { job, shard_size: 1, crash_at: None, signal })
+    }
+
+    #[tokio::test]
+    async fn work_that_cannot_look_is_told_when_to_stop() {
+        let (tell, attempt) = attempt();
+        let mut stopped = Box::pin(attempt.stopped());
+        assert!(futures::poll!(&mut stopped).is_pending());
+        tell.send_replace(Signal::Shutdown);
+        assert!(matches!(stopped.await, Interrupted::Shutdown));
+        assert!(matches!(attempt.stopped().await, Interrupted::Shutdown), "told before it asked");
+        tell.send_replace(Signal::Go);
+        drop(tell);
+        assert!(matches!(attempt.stopped().await, Interrupted::Lost), "nobody is there to tell");
     }
 }

@@ -1,7 +1,8 @@
 //! Checkpoints of a training: written between steps, read by the next attempt, deleted when they are outdated.
 //!
 //! Invariant: the blob is durable before the job's row names it. A checkpoint that is lost costs time and nothing
-//! else, so reading and deleting one never fails an attempt.
+//! else, so reading and deleting one never fails an attempt. However a training ended, its row names the checkpoint
+//! until the blob is gone: whoever sweeps next finds it, after any crash.
 
 use super::{
     Service,
@@ -9,9 +10,12 @@ use super::{
 };
 use crate::{
     blobs::{BlobKey, BlobKind},
-    domain::{Error, job::Progress},
+    domain::{Error, PoolId, Result, job::Progress},
     engine::ForkId,
 };
+
+/// Checkpoints looked for at once.
+const SWEEP: usize = 100;
 
 impl Service {
     /// Keeps a training as it stands.
@@ -27,7 +31,11 @@ impl Service {
         let key = self.blobs.put(BlobKind::Checkpoint, bytes.into()).await?;
         self.blobs.sync().await?;
         let before = self.store.job(job.pool_id, job.id).await?.checkpoint_key;
-        self.store.checkpoint(job, key.as_str(), progress, self.now()).await?;
+        let named = self.store.checkpoint(job, key.as_str(), progress, self.now()).await;
+        if matches!(named, Err(Error::Fenced(_))) {
+            self.delete_checkpoint(key.as_str()).await;
+        }
+        named?;
         if let Some(old) = before.filter(|old| old != key.as_str()) {
             self.delete_checkpoint(&old).await;
         }
@@ -46,13 +54,29 @@ impl Service {
         }
     }
 
-    /// Deletes the last checkpoint of a training that is committed; what is left behind costs space and nothing else.
-    pub(super) async fn forget_checkpoint(&self, attempt: &Attempt) {
-        let job = &attempt.job;
-        if let Ok(job) = self.store.job(job.pool_id, job.id).await
-            && let Some(key) = job.checkpoint_key
-        {
-            self.delete_checkpoint(&key).await;
+    /// Deletes the checkpoints of trainings that have ended, however they did; answers how many.
+    pub async fn sweep_checkpoints(&self) -> Result<usize> {
+        self.sweep(None).await
+    }
+
+    /// Deletes every checkpoint of a pool that goes, before the rows that name them go.
+    pub(super) async fn drop_checkpoints(&self, pool: PoolId) -> Result<usize> {
+        self.sweep(Some(pool)).await
+    }
+
+    async fn sweep(&self, pool: Option<PoolId>) -> Result<usize> {
+        let mut swept = 0;
+        loop {
+            let outdated = self.store.outdated_checkpoints(pool, SWEEP).await?;
+            for (job, key) in &outdated {
+                // A blob that cannot be deleted just now stays named, for the next sweep.
+                self.blobs.delete(&key.parse::<BlobKey>()?).await?;
+                self.store.forget_checkpoint(*job, key).await?;
+            }
+            swept += outdated.len();
+            if outdated.len() < SWEEP {
+                return Ok(swept);
+            }
         }
     }
 

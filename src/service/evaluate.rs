@@ -18,6 +18,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 /// Images read at once.
 const READS: usize = 8;
 
+/// What an evaluation came to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Evaluated {
+    /// None where no sample of the split was answered.
+    pub evaluation: Option<Evaluation>,
+    /// Samples of the split that the model cannot read.
+    pub unread: usize,
+}
+
 /// Whose answers are looked at.
 #[derive(Clone, Copy)]
 pub(super) enum Candidate<'a> {
@@ -28,16 +37,17 @@ pub(super) enum Candidate<'a> {
 }
 
 impl Service {
-    /// Evaluates `candidate` on `split`; none where the split has no samples.
+    /// Evaluates `candidate` on `split`.
     pub(super) async fn evaluate(
         &self,
         attempt: &Attempt,
         pool: &Pool,
         split: Split,
         candidate: Candidate<'_>,
-    ) -> Result<Option<Evaluation>, Interrupted> {
+    ) -> Result<Evaluated, Interrupted> {
+        let total = self.store.count_split(pool.id, split).await? as u64;
         let mut outcomes: Vec<EvalOutcome> = Vec::new();
-        let (mut after, mut refused) = (None, 0);
+        let (mut after, mut unread) = (None, 0);
         loop {
             attempt.check()?;
             let samples = self.store.split_samples(pool.id, split, after, attempt.shard_size).await?;
@@ -51,19 +61,21 @@ impl Service {
             let answered = attempt.patiently(|| self.answer(candidate, items.clone())).await?;
             let before = outcomes.len();
             outcomes.extend(answered.into_iter().flatten());
-            refused += samples.len() - (outcomes.len() - before);
-            let done = outcomes.len() as u64;
-            let progress = Progress { phase: "evaluating".to_owned(), done, total: done, loss: 0.0 };
+            unread += samples.len() - (outcomes.len() - before);
+            let done = (outcomes.len() + unread) as u64;
+            // Samples may come while it runs.
+            let total = total.max(done);
+            let progress = Progress { phase: "evaluating".to_owned(), done, total, loss: 0.0 };
             self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         }
-        if refused > 0 {
+        if unread > 0 {
             tracing::warn!(
-                refused,
+                unread,
                 ?split,
                 "samples that the model cannot read are left out of the evaluation"
             );
         }
-        Ok((!outcomes.is_empty()).then(|| summarise(&outcomes)))
+        Ok(Evaluated { evaluation: (!outcomes.is_empty()).then(|| summarise(&outcomes)), unread })
     }
 
     async fn answer(

@@ -40,7 +40,9 @@ impl From<BlobError> for Error {
             BlobError::Store { .. } | BlobError::Sync { .. } | BlobError::Folder { .. } => {
                 Self::Unavailable { what: "storage", retry_after: RETRY_AFTER, source: Some(Box::new(error)) }
             }
-            BlobError::BadKey(_)
+            // An attempt that meets it is counted as failed, so that a job ends and says why.
+            BlobError::Refused { .. }
+            | BlobError::BadKey(_)
             | BlobError::BadUrl { .. }
             | BlobError::Missing(_)
             | BlobError::Damaged(_) => Self::internal(error),
@@ -52,6 +54,8 @@ impl From<BlobError> for Error {
 pub(super) fn of_item(error: &ItemError) -> Error {
     match error {
         ItemError::Image { index, reason } => Error::invalid(format!("images[{index}]"), reason),
+        ItemError::ImageCount { .. } => Error::invalid("images", error.to_string()),
+        ItemError::Choices(_) => Error::invalid("choices", error.to_string()),
         ItemError::Text(_) | ItemError::TooLong { .. } => Error::invalid("question", error.to_string()),
         ItemError::NonFinite => Error::NotReady(error.to_string()),
     }

@@ -3,28 +3,49 @@
 //! Invariants: memory is bounded by the chunk, nothing is kept per pool; every image is decoded once, off the
 //! runtime; blobs are durable before the rows that name them; repeating a chunk is harmless.
 
-use super::{Service, check, picture};
+use super::{
+    Service, picture,
+    sample_check::{Checked, Known, Rules},
+};
 use crate::{
-    blobs::{BlobKey, BlobKind},
-    domain::{Error, NewSample, Pool, Result, Split},
-    settings::{Images, Limits},
+    blobs::{BlobError, BlobKey, BlobKind},
+    domain::{Error, Pool, Result, Split},
     store::{Added, SampleInsert},
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
-/// Blobs written at once.
-const WRITES: usize = 8;
+/// Blobs read or written at once.
+const TRANSFERS: usize = 8;
+/// Bytes of a stored file that are read for its header; where they do not hold it, the whole file is.
+const HEADER_BYTES: u64 = 64 << 10;
+
+/// An image on its way in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum IncomingImage {
+    /// The file: PNG, JPEG or WebP.
+    File(Bytes),
+    /// sha256 of a file that is stored already: it was decoded when it came.
+    Stored([u8; 32]),
+}
+
+impl From<Bytes> for IncomingImage {
+    fn from(file: Bytes) -> Self {
+        Self::File(file)
+    }
+}
 
 /// A sample as it comes in.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct IncomingSample {
     /// The client's id, unique in the pool.
     pub name: String,
-    /// Image files (PNG, JPEG or WebP), in order; at least one.
-    pub images: Vec<Bytes>,
+    /// The images, in order; at least one.
+    pub images: Vec<IncomingImage>,
     /// Media types as the client states them, e.g. `image/png`; empty, or as many as `images`. An empty one states nothing.
     pub media_types: Vec<String>,
     /// The question.
@@ -63,9 +84,6 @@ pub struct ItemResult {
     pub reason: String,
 }
 
-/// A sample on its way in, or why it is not.
-type Checked = Result<(SampleInsert, Vec<(BlobKey, Bytes)>), String>;
-
 impl Service {
     /// Adds one chunk of samples; the answer is in their order.
     ///
@@ -96,7 +114,7 @@ impl Service {
         if !inserts.is_empty() {
             let writes =
                 stream::iter(blobs).map(|(key, bytes)| async move { self.blobs.put_as(&key, bytes).await });
-            writes.buffer_unordered(WRITES).try_collect::<()>().await?;
+            writes.buffer_unordered(TRANSFERS).try_collect::<()>().await?;
             self.blobs.sync().await?;
         }
         let mut added = self.store.add_samples(pool.id, &inserts, self.now()).await?;
@@ -129,18 +147,16 @@ impl Service {
 
     /// Checks and hashes off the runtime, on as many threads as there are cores.
     async fn check_all(&self, pool: &Pool, mut samples: Vec<IncomingSample>) -> Result<Vec<Checked>> {
+        let stored = Arc::new(self.look_up(&samples).await?);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = samples.len().div_ceil(threads).max(1);
         let mut tasks = Vec::new();
         while !samples.is_empty() {
             let rest = samples.split_off(share.min(samples.len()));
             let part = std::mem::replace(&mut samples, rest);
-            let (answers, limits, images) = (pool.answers.clone(), self.limits.clone(), self.images.clone());
+            let mut rules = Rules::new(self, pool, stored.clone());
             tasks.push(tokio::task::spawn_blocking(move || {
-                // Several questions may ask about one image: it is decoded for the first.
-                let mut seen = HashMap::new();
-                let checked = part.into_iter().map(|s| check_one(s, &answers, &limits, &images, &mut seen));
-                checked.collect::<Vec<_>>()
+                part.into_iter().map(|sample| rules.check(sample)).collect::<Vec<_>>()
             }));
         }
         let mut checked = Vec::new();
@@ -149,102 +165,48 @@ impl Service {
         }
         Ok(checked)
     }
-}
 
-/// Judges one sample by itself.
-fn check_one(
-    incoming: IncomingSample,
-    pool_answers: &[String],
-    limits: &Limits,
-    images: &Images,
-    seen: &mut HashMap<[u8; 32], Result<(), String>>,
-) -> Checked {
-    check_texts(&incoming, pool_answers, limits)?;
-    let mut blobs = Vec::with_capacity(incoming.images.len());
-    for (i, bytes) in incoming.images.iter().enumerate() {
-        let stated = incoming.media_types.get(i).map_or("", String::as_str);
-        let sha256: [u8; 32] = Sha256::digest(bytes).into();
-        // What a client states differs from sample to sample; only what it left open is the same for all.
-        let verdict = match seen.get(&sha256) {
-            Some(verdict) if stated.is_empty() => verdict.clone(),
-            _ => picture::check(bytes, stated, images),
-        };
-        if stated.is_empty() {
-            seen.insert(sha256, verdict.clone());
-        }
-        verdict.map_err(|fault| format!("image {i} {fault}"))?;
-        blobs.push((BlobKey::from_digest(BlobKind::Image, &sha256), bytes.clone()));
-    }
-    let sample = NewSample {
-        name: incoming.name,
-        image_keys: blobs.iter().map(|(key, _)| key.as_str().to_owned()).collect(),
-        question: incoming.question,
-        choices: incoming.choices,
-        group: incoming.group,
-        metadata: incoming.metadata,
-        split: incoming.split,
-        reference_answer: incoming.reference_answer,
-    };
-    let content_sha256 = content_hash(&sample)?;
-    Ok((SampleInsert { sample, content_sha256 }, blobs))
-}
-
-fn check_texts(sample: &IncomingSample, pool_answers: &[String], limits: &Limits) -> Result<(), String> {
-    let ensure = |holds: bool, fault: &dyn Fn() -> String| if holds { Ok(()) } else { Err(fault()) };
-    let within = |what: &str, bytes: usize, max: usize| {
-        ensure(bytes <= max, &|| format!("{what} has {bytes} bytes, at most {max} are allowed: shorten it"))
-    };
-    check::sample_name_fault(&sample.name, limits.name_bytes_max).map_or(Ok(()), Err)?;
-    let (n, max) = (sample.images.len(), limits.images_per_sample_max);
-    ensure(n > 0, &|| "there is no image: send at least one".to_owned())?;
-    ensure(n <= max, &|| format!("there are {n} images, at most {max} are allowed"))?;
-    ensure(sample.media_types.is_empty() || sample.media_types.len() == n, &|| {
-        format!("{} media types for {n} images: give one each, or none", sample.media_types.len())
-    })?;
-    ensure(!sample.question.trim().is_empty(), &|| "the question is empty: ask one".to_owned())?;
-    within("the question", sample.question.len(), limits.question_bytes_max)?;
-    within("the group", sample.group.len(), limits.name_bytes_max)?;
-    let metadata = sample.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
-    within("the metadata", metadata, limits.metadata_bytes_max)?;
-    // Postgres keeps no NUL in text.
-    let texts =
-        [&sample.question, &sample.group].into_iter().chain(&sample.choices).chain(&sample.reference_answer);
-    let texts = texts.chain(sample.metadata.iter().flat_map(|(key, value)| [key, value]));
-    ensure(texts.into_iter().all(|text| !text.contains('\0')), &|| {
-        "a text holds a NUL character: remove it".to_owned()
-    })?;
-    check::answers_fault(&sample.choices, limits.choices_max, limits.answer_bytes_max)
-        .map_or(Ok(()), |fault| Err(format!("choices: {fault}")))?;
-    let space = if sample.choices.is_empty() { pool_answers } else { &sample.choices[..] };
-    match sample.reference_answer.as_deref() {
-        None => ensure(sample.split == Split::Pool, &|| {
-            "there is no reference answer: samples of split VALIDATION and TEST need one".to_owned()
-        }),
-        Some(answer) => {
-            ensure(!answer.trim().is_empty(), &|| {
-                "the reference answer is empty: leave it out or give one".to_owned()
-            })?;
-            within("the reference answer", answer.len(), limits.answer_bytes_max)?;
-            ensure(space.is_empty() || check::among(space, answer).is_some(), &|| {
-                format!("the reference answer {answer:?} is none of the choices: {}", check::listed(space))
+    /// What is known of the images that come by key, or why they cannot be used; each is looked up once.
+    async fn look_up(&self, samples: &[IncomingSample]) -> Result<HashMap<[u8; 32], Result<Known, String>>> {
+        let max = self.images_per_sample();
+        // Samples with too many images are refused whatever these are.
+        let images = samples.iter().filter(|s| s.images.len() <= max).flat_map(|s| &s.images);
+        let digests: HashSet<[u8; 32]> = images
+            .filter_map(|image| match image {
+                IncomingImage::Stored(digest) => Some(*digest),
+                IncomingImage::File(_) => None,
             })
+            .collect();
+        let looks = digests
+            .into_iter()
+            .map(|digest| async move { Ok::<_, Error>((digest, self.look_up_one(&digest).await?)) });
+        // Collected first: a lazy map's borrow would have to hold for every lifetime.
+        let looks: Vec<_> = looks.collect();
+        stream::iter(looks).buffer_unordered(TRANSFERS).try_collect().await
+    }
+
+    async fn look_up_one(&self, digest: &[u8; 32]) -> Result<Result<Known, String>> {
+        let key = BlobKey::from_digest(BlobKind::Image, digest);
+        let known = |bytes: &[u8]| {
+            let tiles = self.engine.tiles(bytes).map_err(|error| error.to_string())?;
+            Ok(Known { tiles, format: picture::format(bytes)? })
+        };
+        let beginning = match self.blobs.beginning(&key, HEADER_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(BlobError::Missing(_)) => {
+                return Ok(Err(format!("{} is not stored here: send the file", key.sha256())));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match known(&beginning) {
+            Err(_) if beginning.len() as u64 == HEADER_BYTES => match self.blobs.get(&key).await {
+                Ok(whole) => Ok(known(&whole)),
+                Err(error @ BlobError::Damaged(_)) => Ok(Err(error.to_string())),
+                Err(error) => Err(error.into()),
+            },
+            known => Ok(known),
         }
     }
-}
-
-/// sha256 of everything that makes the sample what it is; images count by their content.
-fn content_hash(sample: &NewSample) -> Result<[u8; 32], String> {
-    let meaning = (
-        &sample.image_keys,
-        &sample.question,
-        &sample.choices,
-        &sample.group,
-        &sample.metadata,
-        sample.split,
-        &sample.reference_answer,
-    );
-    let bytes = serde_json::to_vec(&meaning).map_err(|e| format!("cannot be written down: {e}"))?;
-    Ok(Sha256::digest(bytes).into())
 }
 
 fn same(a: &SampleInsert, b: &SampleInsert) -> bool {

@@ -22,6 +22,7 @@ pub mod predict;
 mod purge_pool;
 mod resident;
 mod rounds;
+mod sample_check;
 mod samples;
 mod score_round;
 pub mod submit_labels;
@@ -33,7 +34,7 @@ pub mod watch_rounds;
 
 pub use crate::store::LiveLease;
 pub use clock::Clock;
-pub use ingest::{IncomingSample, ItemCode, ItemResult};
+pub use ingest::{IncomingImage, IncomingSample, ItemCode, ItemResult};
 pub use leases::{Release, Renew};
 pub use next_batch::NextBatch;
 pub use page::{Page, PageRequest};
@@ -75,6 +76,11 @@ impl Service {
         self.clock.now()
     }
 
+    /// Images of one sample or question at most: what the operator allows and the model takes.
+    pub fn images_per_sample(&self) -> usize {
+        self.limits.images_per_sample_max.min(self.engine.info().images_per_question)
+    }
+
     /// The pool of this name, if it takes work.
     async fn active_pool(&self, name: &str) -> Result<Pool> {
         let pool = self.store.pool(name).await?;
@@ -103,12 +109,14 @@ impl Service {
     async fn pictures(&self, keys: &[String]) -> Result<Result<Vec<Bytes>, String>> {
         let mut images = Vec::with_capacity(keys.len());
         for key in keys {
-            match self.image(key).await {
+            let read = async { self.blobs.get(&key.parse()?).await };
+            match read.await {
                 Ok(image) => images.push(image),
-                Err(error @ (Error::NotFound { .. } | Error::Internal(_))) => {
-                    return Ok(Err(error.to_string()));
+                Err(lost @ (BlobError::Missing(_) | BlobError::Damaged(_) | BlobError::BadKey(_))) => {
+                    return Ok(Err(lost.to_string()));
                 }
-                Err(error) => return Err(error),
+                // Trouble with the store as a whole is not this sample's.
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(Ok(images))

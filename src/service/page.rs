@@ -29,7 +29,8 @@ impl PageRequest {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
         let text = bytes.and_then(|b| String::from_utf8(b).ok());
         let key = text.as_deref().and_then(|t| t.strip_prefix(tag)?.strip_prefix('\n'));
-        let key = key.ok_or_else(|| {
+        // Postgres would not even look for a control character.
+        let key = key.filter(|key| !key.chars().any(char::is_control)).ok_or_else(|| {
             Error::invalid(
                 "page_token",
                 "is not a token of this list: pass next_page_token of the page before, with the same arguments",
@@ -52,6 +53,9 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Where the next page begins; none at the end.
     pub next_page_token: Option<String>,
+    /// The list's tag and each item's key, for a page that is cut shorter.
+    tag: String,
+    keys: Vec<String>,
 }
 
 impl<T> Page<T> {
@@ -59,9 +63,27 @@ impl<T> Page<T> {
     pub fn cut(mut items: Vec<T>, limit: usize, tag: &str, key: impl Fn(&T) -> String) -> Self {
         let more = items.len() > limit;
         items.truncate(limit);
-        let last = items.last().filter(|_| more);
-        let next_page_token = last.map(|item| BASE64_URL_SAFE_NO_PAD.encode(format!("{tag}\n{}", key(item))));
-        Self { items, next_page_token }
+        let keys = items.iter().map(key).collect();
+        let mut page = Self { items, next_page_token: None, tag: tag.to_owned(), keys };
+        if more {
+            page.next_page_token = page.token();
+        }
+        page
+    }
+
+    /// Keeps the first `count` items (at least one); the token then leads on after them.
+    pub fn keep(&mut self, count: usize) {
+        let count = count.max(1);
+        if count < self.items.len() {
+            self.items.truncate(count);
+            self.keys.truncate(count);
+            self.next_page_token = self.token();
+        }
+    }
+
+    /// The token that leads on after the last item.
+    fn token(&self) -> Option<String> {
+        self.keys.last().map(|key| BASE64_URL_SAFE_NO_PAD.encode(format!("{}\n{key}", self.tag)))
     }
 }
 
@@ -77,5 +99,21 @@ mod tests {
         assert_eq!(next.after_key::<i64>("rounds").expect("a token"), Some(2));
         assert!(matches!(next.after("labels"), Err(Error::Invalid(_))));
         assert!(Page::cut(vec![1_i64, 2], 2, "rounds", i64::to_string).next_page_token.is_none());
+        let forged = BASE64_URL_SAFE_NO_PAD.encode("pools\na\0");
+        let forged = PageRequest { size: 2, token: Some(forged) };
+        assert!(matches!(forged.after("pools"), Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn a_page_cut_shorter_leads_on_after_what_is_left() {
+        let mut page = Page::cut(vec![1_i64, 2, 3], 5, "rounds", i64::to_string);
+        assert!(page.next_page_token.is_none());
+        page.keep(9);
+        assert!(page.next_page_token.is_none());
+        page.keep(2);
+        let next = PageRequest { size: 2, token: page.next_page_token.clone() };
+        assert_eq!((&page.items[..], next.after_key("rounds").expect("a token")), (&[1, 2][..], Some(2_i64)));
+        page.keep(0);
+        assert_eq!(page.items, [1], "a page without items would lead nowhere");
     }
 }

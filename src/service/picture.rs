@@ -6,10 +6,8 @@ use crate::settings::Images;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
-/// Decodes `bytes` once and says what is wrong with it, if anything.
-///
-/// `stated` is the media type the client gave; empty states nothing.
-pub(super) fn check(bytes: &[u8], stated: &str, limits: &Images) -> Result<(), String> {
+/// Decodes `bytes` once and says what they are, or what is wrong with them.
+pub(super) fn check(bytes: &[u8], limits: &Images) -> Result<ImageFormat, String> {
     if bytes.is_empty() {
         return Err("is empty: send the file's bytes".to_owned());
     }
@@ -17,16 +15,7 @@ pub(super) fn check(bytes: &[u8], stated: &str, limits: &Images) -> Result<(), S
         let (n, max) = (bytes.len(), limits.max_bytes);
         return Err(format!("has {n} bytes, at most {max} are allowed: scale it down"));
     }
-    let format = match image::guess_format(bytes) {
-        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => format,
-        _ => return Err("is no PNG, JPEG or WebP file: convert it".to_owned()),
-    };
-    if !stated.is_empty() && !same_type(stated, format) {
-        return Err(format!(
-            "is stated to be {stated} but is {}: correct one of the two",
-            format.to_mime_type()
-        ));
-    }
+    let format = format(bytes)?;
     let broken = |error: image::ImageError| format!("cannot be decoded: {error}; send a whole file");
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut bounds = Limits::default();
@@ -44,7 +33,23 @@ pub(super) fn check(bytes: &[u8], stated: &str, limits: &Images) -> Result<(), S
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err("cannot be decoded: it ends early; send a whole file".to_owned());
     }
-    Ok(())
+    Ok(format)
+}
+
+/// What the file is, by its first bytes.
+pub(super) fn format(bytes: &[u8]) -> Result<ImageFormat, String> {
+    match image::guess_format(bytes) {
+        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => Ok(format),
+        _ => Err("is no PNG, JPEG or WebP file: convert it".to_owned()),
+    }
+}
+
+/// Whether a file is what its client says; an empty `stated` says nothing.
+pub(super) fn check_type(stated: &str, format: ImageFormat) -> Result<(), String> {
+    if stated.is_empty() || same_type(stated, format) {
+        return Ok(());
+    }
+    Err(format!("is stated to be {stated} but is {}: correct one of the two", format.to_mime_type()))
 }
 
 fn same_type(stated: &str, format: ImageFormat) -> bool {
@@ -74,24 +79,26 @@ pub(crate) mod tests {
     #[test]
     fn whole_files_of_the_three_types_pass() {
         for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP] {
-            check(&file(format, 64), "", &BOUNDS).expect("a good file");
-            check(&file(format, 64), format.to_mime_type(), &BOUNDS).expect("a good file, rightly stated");
+            assert_eq!(check(&file(format, 64), &BOUNDS), Ok(format));
+            check_type(format.to_mime_type(), format).expect("rightly stated");
+            check_type("", format).expect("nothing is stated");
         }
     }
 
     #[test]
     fn broken_huge_and_mislabelled_files_are_refused_with_what_to_do() {
         let png = file(ImageFormat::Png, 64);
-        let refusal = |bytes: &[u8], stated| check(bytes, stated, &BOUNDS).expect_err("a refusal");
-        assert!(refusal(&[], "").contains("empty"));
-        assert!(refusal(b"hello", "").contains("no PNG"));
-        assert!(refusal(&png[..png.len() / 2], "").contains("cannot be decoded"));
+        let refusal = |bytes: &[u8]| check(bytes, &BOUNDS).expect_err("a refusal");
+        assert!(refusal(&[]).contains("empty"));
+        assert!(refusal(b"hello").contains("no PNG"));
+        assert!(refusal(&png[..png.len() / 2]).contains("cannot be decoded"));
         let jpeg = file(ImageFormat::Jpeg, 64);
-        assert!(refusal(&jpeg[..jpeg.len() - 40], "").contains("cannot be decoded"));
-        assert!(refusal(&png, "image/jpeg").contains("is image/png"));
-        assert!(refusal(&file(ImageFormat::Png, 65), "").contains("65 x 65"));
-        assert!(refusal(&vec![0; 100_001], "").contains("100001 bytes"));
+        assert!(refusal(&jpeg[..jpeg.len() - 40]).contains("cannot be decoded"));
+        let stated = check_type("image/jpeg", ImageFormat::Png).expect_err("a refusal");
+        assert!(stated.contains("is image/png"));
+        assert!(refusal(&file(ImageFormat::Png, 65)).contains("65 x 65"));
+        assert!(refusal(&vec![0; 100_001]).contains("100001 bytes"));
         let gif = b"GIF89a\x01\x00\x01\x00\x00\x00\x00;";
-        assert!(refusal(gif, "").contains("convert"));
+        assert!(refusal(gif).contains("convert"));
     }
 }

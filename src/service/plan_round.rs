@@ -24,7 +24,11 @@ impl Service {
         attempt.check()?;
         let candidates = input.candidates.len();
         let task = tokio::task::spawn_blocking(move || choose(&input, &policy, &round));
-        let plan = task.await.map_err(Error::internal)?.map_err(Error::internal)?;
+        // Choosing cannot be interrupted, but it need not be waited for: its result is dropped.
+        let plan = tokio::select! {
+            chosen = task => chosen.map_err(Error::internal)?.map_err(Error::internal)?,
+            stop = attempt.stopped() => return Err(stop),
+        };
         attempt.check()?;
         attempt.crash_point("before_plan");
         self.store.write_plan(job, &plan, self.now()).await?;

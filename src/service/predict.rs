@@ -60,9 +60,9 @@ impl Service {
     pub async fn predict(&self, request: Predict) -> Result<Prediction> {
         let limits = &self.limits;
         let mut checks = check::Checks::default();
-        let n = request.images.len();
-        let fits = (1..=limits.images_per_sample_max).contains(&n);
-        checks.that(fits, "images", format!("must be 1 to {}", limits.images_per_sample_max));
+        let (n, max) = (request.images.len(), self.images_per_sample());
+        let text = format!("are {n}, must be 1 to {max}: ask about each by itself");
+        checks.that((1..=max).contains(&n), "images", text);
         checks.that(!request.question.trim().is_empty(), "question", "is empty: ask one");
         let max = limits.question_bytes_max;
         checks.that(request.question.len() <= max, "question", format!("must have at most {max} bytes"));
@@ -108,7 +108,7 @@ impl Service {
         let (images, limits) = (images.to_vec(), self.images.clone());
         let check = tokio::task::spawn_blocking(move || {
             let faults = images.iter().enumerate().filter_map(|(i, bytes)| {
-                picture::check(bytes, "", &limits)
+                picture::check(bytes, &limits)
                     .err()
                     .map(|fault| Violation::new(format!("images[{i}]"), fault))
             });

@@ -43,12 +43,19 @@ impl Service {
     pub async fn submit_labels(&self, request: SubmitLabels) -> Result<Vec<Verdict>> {
         let lease = self.check_submission(&request)?;
         let fingerprint = fingerprint(&(&request.lease, &request.annotator, &request.labels))?;
-        let names: HashSet<&str> = request.labels.iter().map(|label| label.sample.as_str()).collect();
+        let names = request.labels.iter().map(|label| label.sample.as_str());
+        // Postgres keeps no NUL in text and would refuse to look: such a name is its label's own fault.
+        let names: HashSet<&str> = names.filter(|name| !name.contains('\0')).collect();
         let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let spaces = self.store.answer_spaces(&request.pool, &names).await?;
-        let labels = request.labels.into_iter().map(|label| {
+        let ids: Vec<String> = request.labels.iter().map(|label| label.client_label_id.clone()).collect();
+        let labels = request.labels.into_iter().map(|mut label| {
             let fingerprint = self::fingerprint(&label)?;
             let invalid = fault(&label, &spaces, &self.limits);
+            // Such a label is invalid, but its verdict is kept under its id, and Postgres keeps no NUL.
+            if label.client_label_id.contains('\0') {
+                label.client_label_id = label.client_label_id.replace('\0', "\u{fffd}");
+            }
             Ok(LabelInsert { label, fingerprint, invalid })
         });
         let submission = Submission {
@@ -59,8 +66,9 @@ impl Service {
             annotator: request.annotator,
             labels: labels.collect::<Result<_>>()?,
         };
-        let verdicts = self.store.record_labels(&submission, self.now()).await?;
-        for verdict in &verdicts {
+        let mut verdicts = self.store.record_labels(&submission, self.now()).await?;
+        for (verdict, id) in verdicts.iter_mut().zip(ids) {
+            verdict.client_label_id = id;
             metrics::counter!("active_vlm_labels_total", "verdict" => verdict_label(verdict.code))
                 .increment(1);
         }

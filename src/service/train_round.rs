@@ -9,11 +9,11 @@ use super::{
     Service,
     attempt::{Attempt, Interrupted},
     course::Course,
-    evaluate::Candidate,
+    evaluate::{Candidate, Evaluated},
 };
 use crate::{
     blobs::BlobKind,
-    domain::{Evaluation, GateVerdict, JobState, Split, job::Progress},
+    domain::{GateVerdict, JobState, Split, job::Progress},
     engine::{Engine, ForkId, ModelRef, Source, StepStats, TrainingSpec},
     store::NewVersion,
 };
@@ -49,9 +49,11 @@ impl Service {
         let pool = &course.pool;
         let validation = self.evaluate(attempt, pool, Split::Validation, Candidate::Fork(held.fork)).await?;
         let test = self.evaluate(attempt, pool, Split::Test, Candidate::Fork(held.fork)).await?;
-        let verdict = self.judge(attempt, &course, validation.as_ref()).await?;
+        let verdict = self.judge(attempt, &course, &validation).await?;
 
         attempt.check()?;
+        let progress = Progress { phase: "committing".to_owned(), done: 0, total: 1, loss: 0.0 };
+        self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         let snapshot = attempt.patiently(|| self.engine.snapshot(held.fork)).await?;
         let key = self.blobs.put(BlobKind::Adapter, snapshot.into()).await?;
         self.blobs.sync().await?;
@@ -60,8 +62,8 @@ impl Service {
             blob_key: key.as_str().to_owned(),
             base_sha256: self.engine.info().base_sha256.clone(),
             label_count: course.labels,
-            validation,
-            test,
+            validation: validation.evaluation,
+            test: test.evaluation,
             gate: verdict,
         };
         let version = self.store.commit_version(&attempt.job, &new, self.now()).await?;
@@ -77,7 +79,6 @@ impl Service {
                 tracing::warn!(version = number, %error, "not promoted in memory: it is loaded when it is needed");
             }
         }
-        self.forget_checkpoint(attempt).await;
         Ok(())
     }
 
@@ -184,17 +185,31 @@ impl Service {
         &self,
         attempt: &Attempt,
         course: &Course,
-        candidate: Option<&Evaluation>,
+        validation: &Evaluated,
     ) -> Result<GateVerdict, Interrupted> {
-        let pool = &course.pool;
+        let (pool, candidate, unread) = (&course.pool, validation.evaluation.as_ref(), validation.unread);
+        if candidate.is_none() && unread > 0 {
+            let reason = format!(
+                "the model can read none of the {unread} validation samples: refused unproven; see the log for the cause, \
+                 or add validation samples that it can read"
+            );
+            return Ok(GateVerdict { passed: false, reasons: vec![reason] });
+        }
         let serving = self.store.serving_version(pool.id).await?;
         let mut known = serving.validation.clone();
         let same_split = known.as_ref().map(|e| e.count) == candidate.map(|e| e.count);
         if candidate.is_some() && !same_split {
-            known = self.evaluate(attempt, pool, Split::Validation, Candidate::Version(&serving)).await?;
-            let test = self.evaluate(attempt, pool, Split::Test, Candidate::Version(&serving)).await?;
+            let serves = Candidate::Version(&serving);
+            known = self.evaluate(attempt, pool, Split::Validation, serves).await?.evaluation;
+            let test = self.evaluate(attempt, pool, Split::Test, serves).await?.evaluation;
             self.store.store_evaluation(serving.id, known.as_ref(), test.as_ref()).await?;
         }
-        Ok(pool.policy.gate.judge(candidate, known.as_ref()))
+        let mut verdict = pool.policy.gate.judge(candidate, known.as_ref());
+        if unread > 0 {
+            verdict
+                .reasons
+                .push(format!("{unread} validation samples are left out: the model cannot read them"));
+        }
+        Ok(verdict)
     }
 }

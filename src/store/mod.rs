@@ -14,6 +14,7 @@ pub mod embedded;
 mod error;
 mod idle;
 mod job_ends;
+mod job_notes;
 mod jobs;
 mod labels;
 mod leases;

@@ -199,6 +199,16 @@ impl Store {
         rows.into_iter().map(SampleRow::into_sample).collect()
     }
 
+    /// How many samples `split_samples` gives in all.
+    pub async fn count_split(&self, pool: PoolId, split: Split) -> Result<i64> {
+        let count = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM samples WHERE pool_id = $1 AND split = $2 AND state <> 'REJECTED'"#,
+            pool.0,
+            text::of(&split)
+        );
+        Ok(count.fetch_one(&self.pool).await?)
+    }
+
     /// Samples of a split that were not rejected, for evaluation, by pages.
     pub async fn split_samples(
         &self,

@@ -139,8 +139,13 @@ async fn conclude(
             ("lost", Ok(()))
         }
         // Not the job's fault, so not one of its attempts.
-        Ok(Err(Interrupted::Failed(Error::Unavailable { what, retry_after, .. }))) => {
-            tracing::warn!(what, "unavailable: the job waits");
+        Ok(Err(Interrupted::Failed(error @ Error::Unavailable { retry_after, .. }))) => {
+            let cause = chain(&error);
+            tracing::warn!(cause, "unavailable: the job waits");
+            // Where the database itself is away, the log has it.
+            if let Err(error) = service.store.note_error(job, &cause).await {
+                tracing::debug!(%error, "the cause could not be noted");
+            }
             ("given_back", give_back(service, job, retry_after, shutdown).await)
         }
         Ok(Err(stop @ Interrupted::Failed(_))) => {

@@ -1,6 +1,7 @@
 //! When to run which job: claims, beats, retries and endings. What a job does is the service's.
 //!
-//! Two claim loops run side by side, so that scoring and planning go on while a model trains. Invariants: a job runs
+//! Every kind has a claim loop of its own, so that a plan waits for no other pool's scoring, a purge for no training;
+//! the model's thread interleaves those that need it. Invariants: a job runs
 //! under the epoch it was claimed with, and its results are fenced by it; a failed or panicked attempt is always
 //! written down, with the job's id; nothing but a dead process or lost storage leaves a claimed job behind, and that
 //! one is taken over once its heartbeat is old. Deliberately absent: cron, priorities, a queue of its own.
@@ -17,12 +18,10 @@ use crate::{
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Kinds of the loop that trains.
-const TRAINING: &[JobKind] = &[JobKind::Train];
-/// Kinds of the loop that keeps plans coming.
-const PLANNING: &[JobKind] = &[JobKind::Score, JobKind::Plan, JobKind::DeletePool];
-/// All of them.
-const ALL: &[JobKind] = &[JobKind::Train, JobKind::Score, JobKind::Plan, JobKind::DeletePool];
+/// All kinds; each has a loop.
+const KINDS: [JobKind; 4] = [JobKind::Train, JobKind::Score, JobKind::Plan, JobKind::DeletePool];
+/// Pause between two looks for checkpoints left behind.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Runs background jobs of all pools until it is told to stop.
 #[derive(Clone)]
@@ -45,14 +44,15 @@ impl Worker {
     /// Whoever calls bounds the time that may take: a job that is cut off is taken over later.
     pub async fn run(&self, shutdown: CancellationToken) {
         tracing::info!(worker = self.name, "worker begins");
-        tokio::join!(self.serve(TRAINING, &shutdown), self.serve(PLANNING, &shutdown));
+        let loops = KINDS.map(|kind| self.serve(kind, &shutdown));
+        tokio::join!(futures::future::join_all(loops), self.keep_up(&shutdown));
         tracing::info!(worker = self.name, "worker ends");
     }
 
-    async fn serve(&self, kinds: &'static [JobKind], shutdown: &CancellationToken) {
+    async fn serve(&self, kind: JobKind, shutdown: &CancellationToken) {
         let mut wake_ups = self.service.wake_ups();
         while !shutdown.is_cancelled() {
-            match self.turn(kinds, shutdown).await {
+            match self.turn(&[kind], shutdown).await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "no look for work just now"),
@@ -65,15 +65,42 @@ impl Worker {
         }
     }
 
+    /// Asks for what time alone makes due, whatever the loops are at.
+    async fn keep_up(&self, shutdown: &CancellationToken) {
+        let mut swept: Option<tokio::time::Instant> = None;
+        while !shutdown.is_cancelled() {
+            if let Err(error) = self.service.store.trigger_due_trainings(self.service.now()).await {
+                tracing::warn!(%error, "no look for trainings that are due just now");
+            }
+            if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+                swept = Some(tokio::time::Instant::now());
+                self.sweep().await;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(self.settings.poll_interval) => {}
+            }
+        }
+    }
+
+    async fn sweep(&self) {
+        match self.service.sweep_checkpoints().await {
+            Ok(0) => {}
+            Ok(swept) => tracing::debug!(swept, "checkpoints of ended trainings deleted"),
+            Err(error) => tracing::warn!(%error, "checkpoints of ended trainings stay for now"),
+        }
+    }
+
     /// Does one job, if there is one.
     async fn turn(&self, kinds: &[JobKind], shutdown: &CancellationToken) -> Result<bool> {
         let now = self.service.now();
-        if kinds.contains(&JobKind::Plan) {
-            self.service.store.trigger_due_trainings(now).await?;
-        }
         let job = self.service.store.claim_job(kinds, &self.name, self.settings.dead_after, now).await?;
         let Some(job) = job else { return Ok(false) };
+        let kind = job.kind;
         attempt::run(&self.service, &self.settings, job, shutdown).await;
+        if kind == JobKind::Train {
+            self.sweep().await;
+        }
         Ok(true)
     }
 }
@@ -90,8 +117,11 @@ pub async fn run_pending_jobs(service: &Service) -> Result<usize> {
     };
     let (worker, shutdown) = (Worker::new(service.clone(), settings), CancellationToken::new());
     let mut done = 0;
-    while worker.turn(ALL, &shutdown).await? {
+    loop {
+        service.store.trigger_due_trainings(service.now()).await?;
+        if !worker.turn(&KINDS, &shutdown).await? {
+            return Ok(done);
+        }
         done += 1;
     }
-    Ok(done)
 }

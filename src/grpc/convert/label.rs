@@ -1,11 +1,12 @@
 //! Labels and verdicts.
 //!
 //! A label that cannot be read at all is a violation of the request; one that can, but is wrong (an unknown sample,
-//! an answer not declared), is judged by the service and gets its own verdict.
+//! an answer not declared, control characters in an id), is judged by the service and gets its own verdict.
 
 use std::time::Duration;
 
 use super::{
+    super::status::clip,
     Check, duration, known,
     selection::{arm, same_pool, sample_of},
     timestamp,
@@ -16,7 +17,8 @@ use crate::{
     service::SubmitLabels,
 };
 
-pub(in crate::grpc) fn submit_labels(request: pb::SubmitLabelsRequest) -> Result<SubmitLabels> {
+/// Reads a submission of at most `max` labels; of more none is looked at.
+pub(in crate::grpc) fn submit_labels(request: pb::SubmitLabelsRequest, max: usize) -> Result<SubmitLabels> {
     let mut check = Check::default();
     let pool = check.take(names::parse_pool("parent", &request.parent));
     check.required("request_id", &request.request_id);
@@ -28,8 +30,11 @@ pub(in crate::grpc) fn submit_labels(request: pb::SubmitLabelsRequest) -> Result
         lease = Some(LeaseId(id));
         token = Some(check.take(names::parse_token("lease_token", &request.lease_token)));
     }
-    check.that(!request.labels.is_empty(), "labels", "are missing: hand in at least one");
-    let labels = (0..).zip(request.labels).map(|(i, label)| new_label(&mut check, i, label, &pool)).collect();
+    let n = request.labels.len();
+    let fits = (1..=max).contains(&n);
+    check.that(fits, "labels", format!("are {n}: send 1 to {max} in one call"));
+    let labels = if fits { request.labels } else { Vec::new() };
+    let labels = (0..).zip(labels).map(|(i, label)| new_label(&mut check, i, label, &pool)).collect();
     check.done(SubmitLabels {
         pool,
         request_id: request.request_id,
@@ -44,7 +49,11 @@ fn new_label(check: &mut Check, i: usize, label: pb::LabelInput, pool: &str) -> 
     use pb::label_input::Content as Wire;
     let field = |name: &str| format!("labels[{i}].{name}");
     check.required(&field("client_label_id"), &label.client_label_id);
-    let sample = sample_of(check, &field("sample"), &label.sample, pool);
+    // No sample's name has control characters: the service says so of this label and takes the others.
+    let sample = match names::is_plain(&label.sample) {
+        true => sample_of(check, &field("sample"), &label.sample, pool),
+        false => label.sample,
+    };
     let content = match label.content {
         Some(Wire::Answer(answer)) => Content::Answer(read_answer(answer)),
         Some(Wire::Skip(skip)) => Content::Skip(skip.reason),
@@ -105,6 +114,9 @@ pub(in crate::grpc) fn list_labels(
     check.done((pool, sample, paged))
 }
 
+/// Bytes of a verdict's reason: a thousand of them still fit a message.
+const REASON_BYTES: usize = 1 << 10;
+
 pub(in crate::grpc) fn verdict(pool: &str, verdict: &Verdict) -> pb::Verdict {
     use pb::verdict::Code;
     let code = match verdict.code {
@@ -119,7 +131,7 @@ pub(in crate::grpc) fn verdict(pool: &str, verdict: &Verdict) -> pb::Verdict {
         client_label_id: verdict.client_label_id.clone(),
         code: code.into(),
         label: names::child_or_empty(pool, "labels", verdict.label),
-        reason: verdict.reason.clone(),
+        reason: clip(&verdict.reason, REASON_BYTES),
     }
 }
 
@@ -187,7 +199,7 @@ mod tests {
             labels,
             ..Default::default()
         };
-        let Error::Invalid(found) = submit_labels(request).unwrap_err() else { panic!("violations") };
+        let Error::Invalid(found) = submit_labels(request, 2).unwrap_err() else { panic!("violations") };
         let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(
             fields,
@@ -203,6 +215,23 @@ mod tests {
                 "labels[1].seen_version"
             ]
         );
+    }
+
+    #[test]
+    fn too_many_labels_are_one_violation_and_a_bad_id_is_its_labels_own() {
+        let bad = pb::LabelInput { sample: "pools/a/samples/1\0".into(), ..Default::default() };
+        let answer = pb::label_input::Content::Answer(pb::Answer { text: "3".into(), ..Default::default() });
+        let bad = pb::LabelInput { client_label_id: "l\0".into(), content: Some(answer), ..bad };
+        let request = pb::SubmitLabelsRequest {
+            parent: "pools/a".into(),
+            request_id: "r".into(),
+            annotator: "ann".into(),
+            labels: vec![bad; 3],
+            ..Default::default()
+        };
+        let Error::Invalid(found) = submit_labels(request.clone(), 2).unwrap_err() else { panic!("one") };
+        assert_eq!(found.iter().map(|v| v.field.as_str()).collect::<Vec<_>>(), ["labels"]);
+        assert_eq!(submit_labels(request, 3).unwrap().labels.len(), 3, "judged one by one");
     }
 
     #[test]

@@ -53,10 +53,22 @@ impl Check {
         self.that(!text.is_empty(), field, "is required");
     }
 
+    /// A text without control characters.
+    pub(super) fn plain(&mut self, field: &str, text: &str) {
+        self.that(names::is_plain(text), field, "holds control characters: remove them");
+    }
+
     /// A number that must not be negative.
     pub(super) fn count(&mut self, field: &str, number: i32) -> usize {
         self.that(number >= 0, field, "must not be negative");
         usize::try_from(number).unwrap_or_default()
+    }
+
+    /// Whether a sample or a question may have `found` images.
+    pub(super) fn image_count(&mut self, found: usize, max: usize) -> bool {
+        let fits = (1..=max).contains(&found);
+        self.that(fits, "images", format!("are {found}, must be 1 to {max}: ask about each by itself"));
+        fits
     }
 
     /// A length of time that must not be negative.

@@ -10,15 +10,18 @@ use crate::{
 };
 use uuid::Uuid;
 
-/// The question, and its images, which are still to be had where they are keys.
-pub(in crate::grpc) fn predict(request: pb::PredictRequest) -> Result<(Predict, Vec<Image>)> {
+/// The question, and its images (`max_images` at most), which are still to be had where they are keys.
+pub(in crate::grpc) fn predict(
+    request: pb::PredictRequest,
+    max_images: usize,
+) -> Result<(Predict, Vec<Image>)> {
     let mut check = Check::default();
     let pool = check.take(names::parse_pool("parent", &request.parent));
     let version = version_of(&mut check, &request.version, &pool);
     check.required("question", &request.question);
-    check.that(!request.images.is_empty(), "images", "are missing: send at least one");
-    let mut images = Vec::with_capacity(request.images.len());
-    for (i, image) in request.images.into_iter().enumerate() {
+    check.image_count(request.images.len(), max_images);
+    let mut images = Vec::new();
+    for (i, image) in request.images.into_iter().take(max_images).enumerate() {
         let field = format!("images[{i}]");
         let image = check.take(image_input(&field, image));
         check.that(
@@ -126,9 +129,12 @@ mod tests {
             images: vec![pb::ImageInput::default(), chunked],
             ..Default::default()
         };
-        let Error::Invalid(found) = predict(request).unwrap_err() else { panic!("violations") };
+        let Error::Invalid(found) = predict(request.clone(), 2).unwrap_err() else { panic!("violations") };
         let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["version", "question", "images[0]", "images[1]"]);
+        let Error::Invalid(found) = predict(request, 1).unwrap_err() else { panic!("violations") };
+        let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["version", "question", "images", "images[0]"]);
     }
 
     #[test]

@@ -13,6 +13,11 @@ pub(in crate::grpc) fn create_pool(request: pb::CreatePoolRequest) -> Result<Cre
     let mut check = Check::default();
     check.required("pool_id", &request.pool_id);
     let pool = request.pool.unwrap_or_default();
+    check.plain("pool.display_name", &pool.display_name);
+    for (i, answer) in pool.answers.iter().enumerate() {
+        check.plain(&format!("pool.answers[{i}]"), answer);
+    }
+    check.plain("request_id", &request.request_id);
     let policy = policy::from_wire(&mut check, "pool.policy.", &pool.policy.unwrap_or_default());
     check.done(CreatePool {
         name: request.pool_id,
@@ -54,6 +59,9 @@ pub(in crate::grpc) fn pool_patch(request: &pb::UpdatePoolRequest, now: &Pool) -
         // (An enum's zero is never on the wire, so it leaves the rest as well.)
         policy_changes = new.policy.is_some();
         check.that(wire.merge(asked.encode_to_vec().as_slice()).is_ok(), "pool.policy", "cannot be read");
+    }
+    if let Some(display_name) = &patch.display_name {
+        check.plain("pool.display_name", display_name);
     }
     if !new.etag.is_empty() {
         patch.etag = Some(check.take(names::parse_token("pool.etag", &new.etag)));
@@ -112,16 +120,28 @@ mod tests {
     fn creating_tells_every_violation_at_once() {
         let policy =
             pb::Policy { strategy: 99, max_labels: Some(0), control_share: Some(2.0), ..Default::default() };
-        let pool = pb::Pool { policy: Some(policy), ..Default::default() };
+        let pool = pb::Pool {
+            policy: Some(policy),
+            display_name: "a\0".into(),
+            answers: vec!["yes".into(), "no\n".into()],
+            ..Default::default()
+        };
         let Err(Error::Invalid(found)) =
             create_pool(pb::CreatePoolRequest { pool: Some(pool), ..Default::default() })
         else {
-            panic!("four violations");
+            panic!("six violations");
         };
         let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(
             fields,
-            ["pool_id", "pool.policy.strategy", "pool.policy.control_share", "pool.policy.max_labels"]
+            [
+                "pool_id",
+                "pool.display_name",
+                "pool.answers[1]",
+                "pool.policy.strategy",
+                "pool.policy.control_share",
+                "pool.policy.max_labels"
+            ]
         );
     }
 

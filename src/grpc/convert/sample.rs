@@ -27,15 +27,18 @@ impl Default for Image {
 }
 
 /// A sample whose images are still to be had: `sample.images` is empty.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::grpc) struct Incoming {
     pub(in crate::grpc) sample: IncomingSample,
     pub(in crate::grpc) images: Vec<Image>,
 }
 
-/// Reads a sample; the error is the reason of its reject.
-pub(in crate::grpc) fn sample_input(input: pb::SampleInput) -> Result<Incoming, String> {
+/// Reads a sample of at most `max_images`; the error is the reason of its reject.
+pub(in crate::grpc) fn sample_input(input: pb::SampleInput, max_images: usize) -> Result<Incoming, String> {
     let mut check = Check::default();
+    if !check.image_count(input.images.len(), max_images) {
+        return check.done(Incoming::default()).map_err(|error| error.to_string());
+    }
     let media_types = input.images.iter().map(|image| image.media_type.clone()).collect();
     let images =
         (0..).zip(input.images).map(|(i, image)| check.take(image_input(&format!("images[{i}]"), image)));
@@ -172,7 +175,7 @@ mod tests {
             question: "how many?".into(),
             ..Default::default()
         };
-        let incoming = sample_input(input).unwrap();
+        let incoming = sample_input(input, 3).unwrap();
         assert_eq!(
             incoming.images,
             [Image::File(Bytes::from_static(b"x")), Image::Key([15; 32]), Image::Chunked(9)]
@@ -184,10 +187,17 @@ mod tests {
     fn everything_wrong_with_a_sample_is_in_its_reason() {
         let images =
             vec![image(None), image(Some(Source::Sha256("zz".into()))), image(Some(Source::ChunkedBytes(0)))];
-        let reason = sample_input(pb::SampleInput { images, split: 9, ..Default::default() }).unwrap_err();
+        let reason = sample_input(pb::SampleInput { images, split: 9, ..Default::default() }, 3).unwrap_err();
         for part in ["images[0]", "images[1].sha256", "images[2]", "split"] {
             assert!(reason.contains(part), "{reason}");
         }
+    }
+
+    #[test]
+    fn more_images_than_one_sample_may_have_are_refused_before_they_are_read() {
+        let images = vec![image(None), image(None)];
+        let reason = sample_input(pb::SampleInput { images, ..Default::default() }, 1).unwrap_err();
+        assert!(reason.contains("are 2, must be 1 to 1"), "{reason}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Check, duration, image_key, round::count, timestamp};
+use super::{Check, duration, image_key, known, round::count, timestamp};
 use crate::{
     domain::{Arm, Batch, Fallback, Lease, LeaseId, Outcome, Query, Result, Uncertainty},
     grpc::{names, pb},
@@ -12,7 +12,8 @@ use crate::{
 /// Queries of a batch where the client names no number.
 const DEFAULT_SIZE: usize = 10;
 
-pub(in crate::grpc) fn next_batch(request: pb::NextBatchRequest) -> Result<NextBatch> {
+/// The batch asked for, and how its images are to be sent.
+pub(in crate::grpc) fn next_batch(request: pb::NextBatchRequest) -> Result<(NextBatch, pb::ImageView)> {
     let mut check = Check::default();
     let pool = check.take(names::parse_pool("parent", &request.parent));
     check.required("annotator", &request.annotator);
@@ -20,15 +21,21 @@ pub(in crate::grpc) fn next_batch(request: pb::NextBatchRequest) -> Result<NextB
     let size = check.count("size", request.size);
     let lease_ttl = check.duration("lease_ttl", request.lease_ttl);
     let max_wait = check.duration("max_wait", request.max_wait).unwrap_or_default();
-    check.done(NextBatch {
+    let view = check.take(known("image_view", request.image_view));
+    let groups = request.filter.unwrap_or_default().groups;
+    for (i, group) in groups.iter().enumerate() {
+        check.plain(&format!("filter.groups[{i}]"), group);
+    }
+    let wanted = NextBatch {
         pool,
         annotator: request.annotator,
         size: if size == 0 { DEFAULT_SIZE } else { size },
         lease_ttl,
         request_id: request.request_id,
         max_wait,
-        groups: request.filter.unwrap_or_default().groups,
-    })
+        groups,
+    };
+    check.done((wanted, view))
 }
 
 pub(in crate::grpc) fn renew(request: &pb::RenewLeaseRequest) -> Result<Renew> {
@@ -124,6 +131,7 @@ fn query(pool: &str, query: &Query) -> pb::Query {
         coverage_gain: query.coverage_gain,
         prelabel: query.prelabel.clone(),
         version: names::child(pool, "versions", query.version),
+        omitted: String::new(),
     }
 }
 
@@ -159,10 +167,17 @@ mod tests {
     #[test]
     fn everything_wrong_with_a_batch_request_comes_at_once() {
         let minus = prost_types::Duration { seconds: -1, nanos: 0 };
-        let bad = pb::NextBatchRequest { size: -1, lease_ttl: Some(minus), ..Default::default() };
+        let filter = Some(pb::QueryFilter { groups: vec!["a".into(), "b\0".into()] });
+        let bad = pb::NextBatchRequest {
+            size: -1,
+            lease_ttl: Some(minus),
+            filter,
+            image_view: 99,
+            ..Default::default()
+        };
         assert_eq!(
             fields(next_batch(bad).unwrap_err()),
-            ["parent", "annotator", "request_id", "size", "lease_ttl"]
+            ["parent", "annotator", "request_id", "size", "lease_ttl", "image_view", "filter.groups[1]"]
         );
         let good = pb::NextBatchRequest {
             parent: "pools/a".into(),
@@ -170,7 +185,8 @@ mod tests {
             request_id: "r".into(),
             ..Default::default()
         };
-        let request = next_batch(good).unwrap();
+        let (request, view) = next_batch(good).unwrap();
+        assert_eq!(view, pb::ImageView::Unspecified);
         assert_eq!((request.size, request.lease_ttl, request.max_wait), (10, None, Duration::ZERO));
     }
 

@@ -149,8 +149,70 @@ async fn a_worker_that_shuts_down_gives_its_training_back_with_a_checkpoint(db: 
     running.await.expect("an ending");
     let given_back = stage.service.get_training("light", id).await.expect("it");
     assert_eq!((given_back.state, given_back.attempts), (JobState::Queued, 0), "{given_back:?}");
+    assert_eq!(stage.checkpoints(), 1, "the next worker goes on from it");
     stage.work().await;
     assert_eq!(stage.serving("light").await.number, 1, "another worker ends it");
+    assert_eq!(stage.checkpoints(), 0, "nobody needs it any more");
+}
+
+#[sqlx::test]
+async fn however_a_training_ends_its_checkpoint_goes(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("cancelled", policy(), 20).await;
+    stage.pool("deleted", policy(), 21).await;
+    stage.pool("failed", policy(), 22).await;
+    for pool in ["cancelled", "deleted", "failed"] {
+        stage.labelled_round(pool, "r1").await;
+        let job = stage.claim(JobKind::Train).await;
+        let (tell, attempt) = attempt_of(&job);
+        let service = stage.service.clone();
+        let running = tokio::spawn(async move { service.train_round(&attempt).await });
+        while stage.service.get_training(pool, job.id).await.expect("it").checkpoint_key.is_none() {
+            tokio::task::yield_now().await;
+        }
+        tell.send_replace(Signal::Lost);
+        // It may have ended its few steps by then.
+        let _ = running.await.expect("no panic");
+        if stage.service.get_training(pool, job.id).await.expect("it").state != JobState::Running {
+            continue;
+        }
+        match pool {
+            "failed" => {
+                let last = Job { attempts: job.max_attempts, ..job };
+                let failed = stage.service.store.fail_job(&last, "broken", DEAD_AFTER, stage.service.now());
+                failed.await.expect("an ending");
+            }
+            "cancelled" => {
+                stage.service.store.cancel_job(&job, stage.service.now()).await.expect("an ending");
+            }
+            _ => {
+                stage.service.delete_pool(pool, None).await.expect("a job");
+            }
+        }
+    }
+    // Purges and the rounds after; a sweep follows every training.
+    stage.work().await;
+    stage.service.sweep_checkpoints().await.expect("a sweep");
+    assert_eq!(stage.checkpoints(), 0);
+}
+
+#[sqlx::test]
+async fn a_candidate_whose_validation_cannot_be_read_is_refused(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", policy(), 20).await;
+    stage.labelled_round("light", "r1").await;
+    let everything = PageRequest { size: 100, token: None };
+    let lost = stage.service.list_samples("light", Some(Split::Validation), None, &everything).await;
+    for key in lost.expect("samples").items.iter().flat_map(|sample| &sample.content.image_keys) {
+        stage.service.blobs.delete(&key.parse().expect("a key")).await.expect("a lost image");
+    }
+    stage.work().await;
+    assert_eq!(stage.serving("light").await.number, 0);
+    let candidate = stage.service.get_version("light", 1).await.expect("a candidate");
+    let reasons = candidate.gate.expect("a verdict").reasons;
+    assert!(reasons[0].contains("none of the 6 validation samples"), "{reasons:?}");
+    let progress = &stage.trainings("light").await[0].progress;
+    assert_eq!((progress.phase.as_str(), progress.total), ("committing", 1));
 }
 
 #[sqlx::test]
@@ -176,11 +238,25 @@ async fn a_failure_that_would_only_come_again_is_final_and_one_of_storage_is_nob
     let job = stage.claim(JobKind::Train).await;
     let down = |_, _| async {
         let retry_after = Duration::from_millis(1);
-        Err(Error::Unavailable { what: "storage", retry_after, source: None }.into())
+        let source = Some("the bucket is asleep".into());
+        Err(Error::Unavailable { what: "storage", retry_after, source }.into())
     };
     attempt::run_with(&stage.service, &settings, job.clone(), &shutdown, down).await;
     let left = stage.service.get_training("light", job.id).await.expect("it");
     assert_eq!((left.state, left.attempts), (JobState::Queued, 0));
+    assert!(left.error.as_deref().is_some_and(|e| e.contains("the bucket is asleep")), "{left:?}");
+
+    let job = stage.claim(JobKind::Train).await;
+    let denied = |_, _| async {
+        let key = crate::blobs::BlobKey::of(crate::blobs::BlobKind::Image, b"x");
+        let source = crate::blobs::refusal("AccessDenied");
+        Err(crate::blobs::BlobError::Refused { key, source }.into())
+    };
+    attempt::run_with(&stage.service, &settings, job.clone(), &shutdown, denied).await;
+    let left = stage.service.get_training("light", job.id).await.expect("it");
+    assert_eq!((left.state, left.attempts), (JobState::Queued, 1), "counted: it would never end else");
+    assert!(left.error.as_deref().is_some_and(|e| e.contains("AccessDenied")), "{left:?}");
+    stage.clock.advance(Duration::from_secs(60));
 
     let job = stage.claim(JobKind::Train).await;
     let diverged = |_, _| async { Err(Error::NotReady("training diverged".to_owned()).into()) };

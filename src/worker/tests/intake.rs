@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     domain::{Error, VerdictCode},
-    service::{ItemCode, Release, Renew},
+    service::{IncomingImage, ItemCode, Predict, Release, Renew},
 };
 
 #[sqlx::test]
@@ -21,7 +21,7 @@ async fn every_sample_is_judged_by_itself_and_repeating_is_harmless(db: PgPool) 
         good.clone(),
         IncomingSample { question: "other?".to_owned(), ..good.clone() },
         sample(0, Split::Pool),
-        with(|s| s.images = vec![Bytes::from_static(b"no image")]),
+        with(|s| s.images = vec![Bytes::from_static(b"no image").into()]),
         with(|s| s.images.clear()),
         with(|s| s.media_types = vec!["image/webp".to_owned()]),
         with(|s| s.question = "  ".to_owned()),
@@ -43,9 +43,71 @@ async fn every_sample_is_judged_by_itself_and_repeating_is_harmless(db: PgPool) 
     let again = stage.service.add_samples("light", samples).await.expect("an intake");
     assert!(again.iter().all(|r| r.code != Added), "{again:#?}");
     let stored = stage.service.get_sample("light", &good.name).await.expect("the sample");
-    assert_eq!(stage.service.image(&stored.content.image_keys[0]).await.expect("its image"), good.images[0]);
+    let file = stage.service.image(&stored.content.image_keys[0]).await.expect("its image");
+    assert_eq!(IncomingImage::File(file), good.images[0]);
     let missing = stage.service.add_samples("nowhere", vec![good]).await;
     assert!(matches!(missing, Err(Error::NotFound { kind: "Pool", .. })), "{missing:?}");
+}
+
+#[sqlx::test]
+async fn what_the_model_cannot_be_asked_is_refused_and_not_kept_without_a_word(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", policy(), 3).await;
+    let with = |change: fn(&mut IncomingSample)| {
+        let mut sample = sample(60, Split::Validation);
+        change(&mut sample);
+        sample
+    };
+    let samples = vec![
+        with(|s| s.images.push(png(1).into())),
+        with(|s| s.question = "how bright is <image>?".to_owned()),
+        with(|s| s.question = "so bright? ".repeat(370)),
+        with(|s| {
+            s.choices = vec!["bright".to_owned(), "<end_of_utterance>".to_owned()];
+            s.reference_answer = Some("bright".to_owned());
+        }),
+    ];
+    let results = stage.service.add_samples("light", samples).await.expect("an intake");
+    for (result, reason) in results.iter().zip(["2 images", "special token", "tokens, at most", "choices: "])
+    {
+        assert!(result.code == ItemCode::Rejected && result.reason.contains(reason), "{result:?}");
+    }
+    let fields = async |images: Vec<Bytes>, question: &str| {
+        let question = question.to_owned();
+        let predict = Predict { pool: "light".to_owned(), images, question, ..Predict::default() };
+        match stage.service.predict(predict).await {
+            Err(Error::Invalid(found)) => found.into_iter().map(|v| v.field).collect::<Vec<_>>(),
+            other => panic!("a violation, not {other:?}"),
+        }
+    };
+    assert_eq!(fields(vec![png(1), png(2)], QUESTION).await, ["images"]);
+    assert_eq!(fields(vec![png(1)], "how bright is <image>?").await, ["question"]);
+}
+
+#[sqlx::test]
+async fn an_image_by_key_is_looked_up_and_not_sent_again(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", policy(), 3).await;
+    let file = png(200);
+    let key = crate::blobs::BlobKey::of(crate::blobs::BlobKind::Image, &file);
+    let digest: [u8; 32] = std::array::from_fn(|i| {
+        u8::from_str_radix(&key.sha256()[2 * i..2 * i + 2], 16).expect("two hexadecimal digits")
+    });
+    let by_key = |i: u8, stated: &str| IncomingSample {
+        images: vec![IncomingImage::Stored(digest)],
+        media_types: vec![stated.to_owned()],
+        ..sample(i, Split::Pool)
+    };
+    let add = async |samples| stage.service.add_samples("light", samples).await.expect("an intake");
+    let early = add(vec![by_key(70, "")]).await;
+    assert!(early[0].reason.contains("is not stored here: send the file"), "{early:?}");
+    let whole = IncomingSample { images: vec![file.clone().into()], ..sample(71, Split::Pool) };
+    assert_eq!(add(vec![whole]).await[0].code, ItemCode::Added);
+    let late = add(vec![by_key(70, "image/png"), by_key(72, "image/jpeg"), by_key(73, "")]).await;
+    use ItemCode::{Added, Rejected};
+    assert_eq!(late.iter().map(|r| r.code).collect::<Vec<_>>(), [Added, Rejected, Added], "{late:?}");
+    let stored = stage.service.get_sample("light", &late[0].name).await.expect("the sample");
+    assert_eq!(stored.content.image_keys, [key.as_str()]);
 }
 
 #[sqlx::test]
@@ -74,12 +136,16 @@ async fn labels_are_judged_one_by_one_and_a_repeated_request_is_answered_the_sam
             label("c", "nobody", "dark"),
             label("a", first, "BRIGHT."),
             label("d", second, "dark"),
+            label("e\0", second, "dark"),
+            label("f", "s\0", "dark"),
         ],
     };
     let verdicts = stage.service.submit_labels(request.clone()).await.expect("verdicts");
     use VerdictCode::{Accepted, Duplicate, Invalid};
     let codes: Vec<VerdictCode> = verdicts.iter().map(|v| v.code).collect();
-    assert_eq!(codes, [Accepted, Invalid, Invalid, Duplicate, Accepted], "{verdicts:#?}");
+    let expected = [Accepted, Invalid, Invalid, Duplicate, Accepted, Invalid, Invalid];
+    assert_eq!(codes, expected, "{verdicts:#?}");
+    assert_eq!(verdicts[5].client_label_id, "e\0");
     assert!(verdicts[1].reason.contains("\"bright\", \"dark\""), "{}", verdicts[1].reason);
     assert_eq!(stage.service.submit_labels(request.clone()).await.expect("a replay"), verdicts);
 

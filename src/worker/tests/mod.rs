@@ -85,7 +85,7 @@ fn sample(i: u8, split: Split) -> IncomingSample {
     let reference = (split != Split::Pool).then(|| answer_of(brightness).to_owned());
     IncomingSample {
         name: format!("s{i}-{brightness}"),
-        images: vec![png(brightness)],
+        images: vec![png(brightness).into()],
         media_types: Vec::new(),
         question: QUESTION.to_owned(),
         choices: Vec::new(),
@@ -189,6 +189,12 @@ impl Stage {
     async fn serving(&self, pool: &str) -> crate::domain::Version {
         let pool = self.service.get_pool(pool).await.expect("the pool");
         self.service.store.serving_version(pool.id).await.expect("a serving version")
+    }
+
+    /// Checkpoints in the blob store.
+    fn checkpoints(&self) -> usize {
+        let shards = std::fs::read_dir(self._state.path().join("checkpoints")).into_iter().flatten();
+        shards.flatten().flat_map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten()).count()
     }
 
     /// Claims the next job as a worker that will never be heard of again.

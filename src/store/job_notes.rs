@@ -1,0 +1,55 @@
+//! What is kept about a job beside its life: what an attempt met, and checkpoints that outlived it.
+
+use super::Store;
+use crate::domain::{Error, Job, JobId, PoolId, Result};
+use uuid::Uuid;
+
+impl Store {
+    /// Notes what the attempt met, for people; it stands until the job succeeds or meets something else.
+    pub async fn note_error(&self, job: &Job, error: &str) -> Result<()> {
+        let noted = sqlx::query!(
+            "UPDATE jobs SET error = $3 WHERE id = $1 AND epoch = $2 AND state = 'RUNNING'",
+            job.id.0,
+            job.epoch,
+            error
+        );
+        match noted.execute(&self.pool).await?.rows_affected() {
+            0 => Err(Error::Fenced(job.id)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checkpoints that no job needs any more, each with the job that names it: of ended jobs, or all of `pool`.
+    pub async fn outdated_checkpoints(
+        &self,
+        pool: Option<PoolId>,
+        limit: usize,
+    ) -> Result<Vec<(JobId, String)>> {
+        // Contents may be equal: what another pool's live job would go on from stays.
+        let rows = sqlx::query!(
+            r#"SELECT j.id, j.checkpoint_key AS "key!" FROM jobs j
+               WHERE j.checkpoint_key IS NOT NULL
+                 AND (j.pool_id = $1 OR ($1::uuid IS NULL AND j.state NOT IN ('QUEUED', 'RUNNING')))
+                 AND NOT EXISTS (SELECT 1 FROM jobs o WHERE o.checkpoint_key = j.checkpoint_key
+                                 AND o.state IN ('QUEUED', 'RUNNING') AND o.pool_id IS DISTINCT FROM $1::uuid)
+               ORDER BY j.id LIMIT $2"#,
+            pool.map(|pool| pool.0) as Option<Uuid>,
+            limit as i64
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (JobId(row.id), row.key)).collect())
+    }
+
+    /// Notes that the blob `key` of a job's checkpoint is gone.
+    pub async fn forget_checkpoint(&self, job: JobId, key: &str) -> Result<()> {
+        sqlx::query!(
+            "UPDATE jobs SET checkpoint_key = NULL WHERE id = $1 AND checkpoint_key = $2",
+            job.0,
+            key
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
