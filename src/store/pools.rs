@@ -232,17 +232,13 @@ impl Store {
         Ok(pool)
     }
 
-    /// Closes a pool to all work and queues the job that purges it; asked again, gives the same job.
+    /// Closes a pool to all work and queues the job that purges it; asked again, gives the same job, or a new one
+    /// where that has ended without getting through.
     pub async fn delete_pool(&self, name: &str, etag: Option<Uuid>, now: Time) -> Result<Job> {
         let now = micros(now);
         let pool = self.pool(name).await?;
         if check_active(&pool).is_err() {
-            let job = sqlx::query_scalar!(
-                "SELECT id FROM jobs WHERE pool_id = $1 AND kind = 'DELETE_POOL' ORDER BY id DESC LIMIT 1",
-                pool.id.0
-            );
-            let job = job.fetch_optional(&self.pool).await?.ok_or_else(|| missing(name))?;
-            return self.job(pool.id, JobId(job)).await;
+            return self.purge_again(&pool, now).await;
         }
         let mut tx = self.pool.begin().await?;
         // Jobs come before the pool in the order of locks.
@@ -268,6 +264,24 @@ impl Store {
         .await?;
         bump(&mut tx, pool.id).await?;
         let job = super::jobs::enqueue(&mut tx, pool.id, None, JobKind::DeletePool, None, now).await?;
+        tx.commit().await?;
+        self.job(pool.id, job).await
+    }
+
+    /// The job that purges a closed pool, queued anew where there is none any more.
+    async fn purge_again(&self, pool: &Pool, now: Time) -> Result<Job> {
+        let mut tx = self.pool.begin().await?;
+        let there = sqlx::query!("SELECT id FROM pools WHERE id = $1 FOR NO KEY UPDATE", pool.id.0);
+        there.fetch_optional(&mut *tx).await?.ok_or_else(|| missing(&pool.name))?;
+        let live = sqlx::query_scalar!(
+            "SELECT id FROM jobs WHERE pool_id = $1 AND kind = 'DELETE_POOL' AND state IN ('QUEUED', 'RUNNING')
+             ORDER BY id LIMIT 1",
+            pool.id.0
+        );
+        let job = match live.fetch_optional(&mut *tx).await? {
+            Some(id) => JobId(id),
+            None => super::jobs::enqueue(&mut tx, pool.id, None, JobKind::DeletePool, None, now).await?,
+        };
         tx.commit().await?;
         self.job(pool.id, job).await
     }

@@ -130,3 +130,41 @@ async fn a_deleted_pool_takes_no_work_and_is_purged_in_batches(db: PgPool) {
     assert!(matches!(world.claim("ann", 1, "r1", at(5)).await, Err(Error::NotFound { .. })));
     assert!(matches!(store.complete_job(&job, at(5)).await, Err(Error::Fenced(_))));
 }
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_purge_that_failed_is_queued_anew_when_asked_for_again(db: PgPool) {
+    let world = training(db.clone()).await;
+    let store = &world.store;
+    let mut first = store.delete_pool("birds", None, at(1)).await.unwrap();
+    for attempt in 1..=3 {
+        first = world.claim_job(JobKind::DeletePool, at(attempt)).await.unwrap();
+        store.fail_job(&first, "the disk is full", Duration::ZERO, at(attempt)).await.unwrap();
+    }
+    let again = store.delete_pool("birds", None, at(9)).await.unwrap();
+    assert!(again.id != first.id && again.state == JobState::Queued);
+    assert_eq!(store.delete_pool("birds", None, at(9)).await.unwrap().id, again.id);
+    let job = world.claim_job(JobKind::DeletePool, at(9)).await.unwrap();
+    while !store.purge_pool(&job, 3, at(9)).await.unwrap() {}
+    for table in ["scores", "plan_items", "slots", "leases", "labels", "jobs", "pools"] {
+        // Unchecked: the table's name is no argument of a query.
+        let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+        let left: i64 = sqlx::query_scalar(query).fetch_one(&db).await.unwrap();
+        assert_eq!(left, 0, "{table}");
+    }
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn no_row_of_a_purge_makes_postgres_look_through_a_large_table(db: PgPool) {
+    // Foreign keys by which a deleted row is looked for where no index leads with the column; jobs and rounds are few.
+    let slow: Vec<String> = sqlx::query_scalar(
+        "SELECT c.conname::text FROM pg_constraint c
+         WHERE c.contype = 'f' AND c.conrelid IN (SELECT unnest(ARRAY['scores', 'plan_items', 'slots', 'skips', 'labels',
+             'samples', 'leases', 'submissions']::regclass[]))
+         AND NOT EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.conrelid AND i.indpred IS NULL
+                         AND i.indkey[0] = c.conkey[1])",
+    )
+    .fetch_all(&db)
+    .await
+    .unwrap();
+    assert!(slow.is_empty(), "{slow:?}");
+}
