@@ -168,9 +168,11 @@ impl Store {
         now: Time,
     ) -> Result<Vec<LiveLease>> {
         let rows = sqlx::query!(
-            "SELECT id, token, expires_at, annotator, held, renewals, created_at FROM leases
-             WHERE pool_id = $1 AND id > $2 AND held > 0 AND released_at IS NULL AND expires_at > $3
-             ORDER BY id LIMIT $4",
+            // Set apart, so that no index is walked in the order of ids past all that has run out.
+            "WITH live AS MATERIALIZED (
+                 SELECT id, token, expires_at, annotator, held, renewals, created_at FROM leases
+                 WHERE pool_id = $1 AND held > 0 AND released_at IS NULL AND expires_at > $3)
+             SELECT * FROM live WHERE id > $2 ORDER BY id LIMIT $4",
             pool.0,
             after.map_or(Uuid::nil(), Uuid::from),
             micros(now),
