@@ -16,7 +16,8 @@ pub enum RoundState {
     Training,
     /// A version was committed.
     Done,
-    /// The training failed or was cancelled; the labels stay and count for the next round.
+    /// The training failed or was cancelled; the labels stay and count for the next round, whose training begins with
+    /// the next label or on request.
     Failed,
 }
 

@@ -42,6 +42,7 @@ impl Store {
             tx.commit().await?;
             return Ok(false);
         }
+        sqlx::query!("DELETE FROM training_requests WHERE pool_id = $1", pool).execute(&mut *tx).await?;
         sqlx::query!("DELETE FROM leases WHERE pool_id = $1", pool).execute(&mut *tx).await?;
         sqlx::query!("DELETE FROM submissions WHERE pool_id = $1", pool).execute(&mut *tx).await?;
         sqlx::query!("DELETE FROM jobs WHERE pool_id = $1", pool).execute(&mut *tx).await?;
