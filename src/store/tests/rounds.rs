@@ -123,6 +123,25 @@ async fn rollback_goes_back_one_by_one_and_names_what_is_missing(db: PgPool) {
 }
 
 #[sqlx::test(migrations = "./migrations")]
+async fn rollback_goes_to_the_version_that_served_before_and_not_to_the_newest_below(db: PgPool) {
+    let world = World::new(db, small(), 9).await;
+    world.ready().await;
+    let (store, pool) = (&world.store, world.pool.id);
+    for turn in 0..4 {
+        if turn == 3 {
+            assert_eq!(store.rollback(pool, Some(1), None, at(turn)).await.unwrap().number, 1);
+        }
+        world.answer("ann", &format!("s{turn:03}"), at(turn)).await;
+        store.start_training(pool, "", at(turn)).await.unwrap();
+        let job = world.claim_job(JobKind::Train, at(turn)).await.unwrap();
+        store.commit_version(&job, &candidate(true), at(turn)).await.unwrap();
+    }
+    assert_eq!(store.serving_version(pool).await.unwrap().number, 4);
+    assert_eq!(store.rollback(pool, None, None, at(5)).await.unwrap().number, 1, "which 4 had replaced");
+    assert_eq!(store.rollback(pool, None, None, at(6)).await.unwrap().number, 0);
+}
+
+#[sqlx::test(migrations = "./migrations")]
 async fn samples_that_come_later_are_scored_and_planned_in_the_same_round(db: PgPool) {
     let world = World::new(db, policy(), 2).await;
     world.ready().await;
