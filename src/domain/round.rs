@@ -40,7 +40,7 @@ pub struct Round {
     pub strategy: Strategy,
     /// Seed of its plan.
     pub seed: i64,
-    /// What the plan rests on.
+    /// What the plan rested on when it was first made.
     pub fallback: Fallback,
     /// Labels that make a training due.
     pub label_target: i64,

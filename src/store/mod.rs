@@ -18,6 +18,7 @@ mod jobs;
 mod labels;
 mod leases;
 mod metrics;
+mod overlap;
 mod place;
 mod plans;
 mod pools;
