@@ -6,6 +6,7 @@
 //! job, samples (by id), slots (by sample), pool, round, versions.
 //! Deliberately absent: tensors, blobs, gRPC, clocks.
 
+mod budget;
 mod claim;
 mod claim_desk;
 mod claim_grant;
