@@ -216,17 +216,3 @@ async fn a_place_given_back_at_a_settled_sample_goes_to_nobody(db: PgPool) {
     let none = world.claim("cid", 1, "r3", at(3)).await.unwrap();
     assert_eq!((none.batch.outcome, none.idle), (Outcome::PoolExhausted, Some(Idle::Exhausted)));
 }
-
-#[sqlx::test(migrations = "./migrations")]
-async fn a_lower_overlap_takes_free_places_away_and_leaves_what_is_out(db: PgPool) {
-    let world = World::new(db, Policy { max_labels: 3, quorum: 3, ..policy() }, 1).await;
-    world.ready().await;
-    world.names("ann", 1, "r1", at(0)).await;
-    world.names("bob", 1, "r2", at(0)).await;
-    let change = PoolChange { policy: Some(policy()), ..PoolChange::default() };
-    world.store.update_pool("birds", &change, at(1)).await.unwrap();
-    assert!(world.names("cid", 1, "r3", at(2)).await.is_empty());
-    assert_eq!(world.answer("cid", "s000", at(2)).await, OverlapFull);
-    assert_eq!(world.answer("ann", "s000", at(2)).await, Accepted);
-    assert_eq!(world.answer("bob", "s000", at(2)).await, Accepted, "it was promised");
-}
