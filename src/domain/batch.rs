@@ -36,7 +36,7 @@ pub enum Outcome {
     BudgetExhausted,
 }
 
-/// Whether the plan rests on something less than fresh scores.
+/// Whether a plan, or a batch of it, rests on something less than fresh scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Fallback {
@@ -44,7 +44,7 @@ pub enum Fallback {
     None,
     /// No scores at all: a random plan.
     ColdStart,
-    /// Scores of an older version.
+    /// Scores of another version than the serving one.
     StaleScores,
 }
 
@@ -119,6 +119,6 @@ pub struct Batch {
     pub serving_version: i64,
     /// Share of these queries scored by another version than the serving one.
     pub stale_share: f32,
-    /// What the plan rests on.
+    /// What these queries rest on, the weakest ground among them; `None` where there are none.
     pub fallback: Fallback,
 }

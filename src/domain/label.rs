@@ -83,6 +83,8 @@ pub enum VerdictCode {
     Conflict,
     /// Not stored: `reason` says what is wrong.
     Invalid,
+    /// Not stored: the policy's label budget is spent, or out with annotators.
+    BudgetExhausted,
 }
 
 impl VerdictCode {

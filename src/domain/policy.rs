@@ -111,7 +111,7 @@ pub struct Policy {
     pub max_renewals: u32,
     /// Queries one annotator may hold at once, so that an idle one cannot starve the others.
     pub max_held: u32,
-    /// Labels the pool may ever take; none means no bound.
+    /// Answers the pool may ever take; none means no bound.
     pub label_budget: Option<u64>,
     /// Trains also when this long has passed since the last training and new labels are there.
     #[serde(with = "humantime_serde")]
@@ -170,7 +170,11 @@ impl Policy {
         check((1..=self.max_labels.max(1)).contains(&self.quorum), "quorum", "must be 1 to max_labels");
         check(self.lease_ttl >= Duration::from_secs(1), "lease_ttl", "must be at least one second");
         check(self.max_held >= 1, "max_held", "must be at least 1");
-        check(self.label_budget != Some(0), "label_budget", "must be at least 1; leave it out for no bound");
+        check(
+            self.label_budget.is_none_or(|budget| (1..=1_000_000_000_000).contains(&budget)),
+            "label_budget",
+            "must be 1 to 1,000,000,000,000; leave it out for no bound",
+        );
         check(
             self.train_after.is_none_or(|d| d >= Duration::from_secs(1)),
             "train_after",
@@ -224,9 +228,10 @@ mod tests {
     #[test]
     fn the_default_policy_is_sound_and_all_violations_come_at_once() {
         assert!(Policy::default().violations("policy.").is_empty());
-        let bad = Policy { control_share: 0.0, max_labels: 0, ..Policy::default() };
+        let bad =
+            Policy { control_share: 0.0, max_labels: 0, label_budget: Some(u64::MAX), ..Policy::default() };
         let fields: Vec<_> = bad.violations("policy.").into_iter().map(|v| v.field).collect();
-        assert_eq!(fields, ["policy.control_share", "policy.max_labels"]);
+        assert_eq!(fields, ["policy.control_share", "policy.max_labels", "policy.label_budget"]);
     }
 
     #[test]

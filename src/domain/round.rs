@@ -16,7 +16,8 @@ pub enum RoundState {
     Training,
     /// A version was committed.
     Done,
-    /// The training failed or was cancelled; the labels stay and count for the next round.
+    /// The training failed or was cancelled; the labels stay and count for the next round, whose training begins with
+    /// the next label or on request.
     Failed,
 }
 
@@ -39,7 +40,7 @@ pub struct Round {
     pub strategy: Strategy,
     /// Seed of its plan.
     pub seed: i64,
-    /// What the plan rests on.
+    /// What the plan rested on when it was first made.
     pub fallback: Fallback,
     /// Labels that make a training due.
     pub label_target: i64,

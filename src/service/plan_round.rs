@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     acquisition::{self, Embeddings, PlanConfig, Scores, SelectError},
-    domain::{Error, Fallback, Policy, Round},
+    domain::{Error, Policy, Round},
     store::{NewPlan, PlanEntry, PlanInput},
 };
 
@@ -61,10 +61,6 @@ fn choose(input: &PlanInput, policy: &Policy, round: &Round) -> Result<NewPlan, 
     // More of the same plan is another draw than the beginning was.
     let seed = (round.seed as u64).wrapping_add(round.planned as u64);
     let plan = acquisition::plan(&to_choose, &config, seed)?;
-    let fallback = match plan.fallback {
-        Fallback::None if input.stale && columns.is_some() => Fallback::StaleScores,
-        fallback => fallback,
-    };
     let items = plan.items.iter().map(|item| PlanEntry {
         sample: input.candidates[item.index],
         arm: item.arm,
@@ -72,13 +68,13 @@ fn choose(input: &PlanInput, policy: &Policy, round: &Round) -> Result<NewPlan, 
         value: item.value,
         coverage_gain: item.coverage_gain,
     });
-    Ok(NewPlan { round: round.id, fallback, version: input.version, items: items.collect() })
+    Ok(NewPlan { round: round.id, fallback: plan.fallback, version: input.version, items: items.collect() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{RoundId, RoundState, SampleId, Strategy, Time, VersionId};
+    use crate::domain::{Fallback, RoundId, RoundState, SampleId, Strategy, Time, VersionId};
     use crate::store::ScoreColumns;
 
     fn round() -> Round {
@@ -119,7 +115,6 @@ mod tests {
             scores: Some(columns),
             labelled: Vec::new(),
             version: VersionId::new(),
-            stale: false,
             waiting: 0,
         }
     }
@@ -140,7 +135,6 @@ mod tests {
         let (policy, round) = (Policy::default(), round());
         let fallback = |input: &PlanInput| choose(input, &policy, &round).expect("a plan").fallback;
         assert_eq!(fallback(&input(20)), Fallback::None);
-        assert_eq!(fallback(&PlanInput { stale: true, ..input(20) }), Fallback::StaleScores);
         assert_eq!(fallback(&PlanInput { scores: None, ..input(20) }), Fallback::ColdStart);
         let empty = PlanInput { scores: None, ..input(0) };
         assert!(choose(&empty, &policy, &round).expect("an empty plan").items.is_empty());

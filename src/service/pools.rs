@@ -2,7 +2,7 @@
 
 use super::{Page, PageRequest, Service, check};
 use crate::{
-    domain::{Job, Policy, Pool, Result},
+    domain::{Job, Policy, Pool, Result, Violation},
     store::{NewPool, PoolChange},
 };
 use uuid::Uuid;
@@ -46,7 +46,7 @@ impl Service {
         self.check_display_name(&mut checks, &request.display_name);
         let fault = check::answers_fault(&request.answers, limits.choices_max, limits.answer_bytes_max);
         checks.that(fault.is_none(), "pool.answers", fault.unwrap_or_default());
-        checks.extend(request.policy.violations("pool.policy."));
+        self.check_policy(&mut checks, &request.policy);
         check_request_id(&mut checks, &request.request_id, limits.name_bytes_max);
         checks.done()?;
         let new = NewPool {
@@ -84,7 +84,7 @@ impl Service {
             self.check_display_name(&mut checks, display_name);
         }
         if let Some(policy) = &patch.policy {
-            checks.extend(policy.violations("pool.policy."));
+            self.check_policy(&mut checks, policy);
         }
         checks.done()?;
         let change = PoolChange { display_name: patch.display_name, policy: patch.policy, etag: patch.etag };
@@ -98,6 +98,18 @@ impl Service {
         let job = self.store.delete_pool(name, etag, self.now()).await?;
         tracing::info!(pool = name, job = %job.id, "pool to be purged");
         Ok(job)
+    }
+
+    /// Notes what is wrong with a policy by itself, and where it goes beyond what a request may ask for.
+    fn check_policy(&self, checks: &mut check::Checks, policy: &Policy) {
+        let mut found = policy.violations("pool.policy.");
+        let (min, max) = (self.limits.lease_ttl_min, self.limits.lease_ttl_max);
+        let field = "pool.policy.lease_ttl";
+        if !(min..=max).contains(&policy.lease_ttl) && found.iter().all(|v| v.field != field) {
+            let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
+            found.push(Violation::new(field, format!("must be {min} to {max}")));
+        }
+        checks.extend(found);
     }
 
     fn check_display_name(&self, checks: &mut check::Checks, name: &str) {

@@ -205,6 +205,7 @@ fn verdict_label(code: VerdictCode) -> &'static str {
         VerdictCode::OverlapFull => "overlap_full",
         VerdictCode::Conflict => "conflict",
         VerdictCode::Invalid => "invalid",
+        VerdictCode::BudgetExhausted => "budget_exhausted",
     }
 }
 

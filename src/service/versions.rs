@@ -19,7 +19,7 @@ impl Service {
         Ok(Page::cut(versions, limit, "versions", |version| version.number.to_string()))
     }
 
-    /// Lets an earlier version serve again: number `to`, or the newest below the present one that served.
+    /// Lets an earlier version serve again: number `to`, or the one that served when the present one was promoted.
     ///
     /// The round at work rests on the version that goes, so it ends, its jobs with it, and the next one opens on the
     /// version that comes; labels count on, and annotators keep what they hold.

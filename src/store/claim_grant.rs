@@ -1,14 +1,16 @@
 //! One group of claims in one transaction: read, pick under locks, deal out, write.
 
 use super::{
+    budget,
     claim::Claim,
+    claim_deal::deal,
     claim_desk::Waiting,
-    claim_pick::{Picked, pick, read_queries},
-    idle, text,
+    claim_pick::{Picked, read_queries},
+    idle, leases,
 };
 use crate::domain::{Batch, Error, Fallback, Lease, LeaseId, Outcome, Pool, Result, Time};
 use sqlx::{PgConnection, PgPool, types::Json};
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashMap, time::Duration};
 use uuid::Uuid;
 
 /// What came of a group.
@@ -22,12 +24,9 @@ pub(super) enum Granted {
 /// What is known before anything is locked: the pool, its newest round, and per claim its past.
 pub(super) struct Facts {
     etag: Uuid,
-    label_count: i64,
     serving: i64,
     round: Option<i64>,
-    fallback: Option<String>,
     expired: bool,
-    out: i64,
     held: i64,
     lease: Option<Uuid>,
     fingerprint: Option<Vec<u8>>,
@@ -47,22 +46,18 @@ pub(super) async fn grant(db: &PgPool, group: &[Waiting]) -> Result<Granted> {
         return Ok(Granted::Aged);
     }
     if facts[0].expired {
-        super::leases::sweep(&mut conn, pool.id, now).await?;
-    }
-    let mut room = pool.policy.label_budget.map(|b| (b as i64 - facts[0].label_count - facts[0].out).max(0));
-    let mut wants = Vec::with_capacity(group.len());
-    for (waiting, fact) in group.iter().zip(&facts) {
-        let allowed = (i64::from(pool.policy.max_held) - fact.held).max(0);
-        let want = (waiting.request.size as i64).min(allowed).min(room.unwrap_or(i64::MAX));
-        let want = if fact.lease.is_some() { 0 } else { want };
-        room = room.map(|r| r - want);
-        wants.push(want as usize);
+        leases::sweep(&mut conn, &pool, now).await?;
     }
     let mut dealt: Vec<Vec<Picked>> = group.iter().map(|_| Vec::new()).collect();
     let mut leases: Vec<Option<(Lease, Batch)>> = group.iter().map(|_| None).collect();
-    if wants.iter().any(|&want| want > 0) {
+    let mut room = None;
+    if facts.iter().any(|fact| fact.lease.is_none()) {
         let mut tx = sqlx::Connection::begin(&mut *conn).await?;
-        deal(&mut tx, &pool, group, &wants, &mut dealt, now).await?;
+        room = budget::room(&mut tx, &pool, now).await?;
+        let wants = wants(&pool, group, &facts, room);
+        if wants.iter().any(|&want| want > 0) {
+            deal(&mut tx, &pool, group, &wants, &mut dealt, now).await?;
+        }
         for (i, picked) in dealt.iter().enumerate().filter(|(_, picked)| !picked.is_empty()) {
             leases[i] = Some(head(&group[i], &pool, &facts[i], picked, wants[i])?);
         }
@@ -71,6 +66,12 @@ pub(super) async fn grant(db: &PgPool, group: &[Waiting]) -> Result<Granted> {
             tx.commit().await?;
         }
     }
+    let mut taken: HashMap<&str, i64> = HashMap::new();
+    for (waiting, picked) in group.iter().zip(&dealt) {
+        *taken.entry(&waiting.request.annotator).or_default() += picked.len() as i64;
+    }
+    let room = room.map(|room| room - taken.values().sum::<i64>());
+    let mut scene = None;
     let mut answers = Vec::with_capacity(group.len());
     for (((waiting, fact), lease), picked) in group.iter().zip(facts).zip(leases).zip(dealt) {
         let whole = |batch, replayed, idle| Claim { batch, replayed, idle, pool: pool.clone() };
@@ -80,11 +81,34 @@ pub(super) async fn grant(db: &PgPool, group: &[Waiting]) -> Result<Granted> {
             let queries = picked.into_iter().map(|p| p.query).collect();
             Ok(whole(Batch { lease: Some(lease), queries, ..head }, false, None))
         } else {
-            let (batch, why) = idle::explain(&mut conn, &pool, &waiting.request, &fact, now).await?;
+            let stand = idle::Standing {
+                round: fact.round.unwrap_or(0),
+                serving: fact.serving,
+                held: fact.held + taken.get(waiting.request.annotator.as_str()).copied().unwrap_or(0),
+                room,
+            };
+            let (batch, why) =
+                idle::explain(&mut conn, &pool, &waiting.request, &stand, &mut scene, now).await?;
             Ok(whole(batch, false, Some(why)))
         });
     }
     Ok(Granted::Answers(answers))
+}
+
+/// How many queries each claim may get: no annotator more than it may hold, also by several claims of the group.
+fn wants(pool: &Pool, group: &[Waiting], facts: &[Facts], mut room: Option<i64>) -> Vec<usize> {
+    let mut allowed: HashMap<&str, i64> = HashMap::new();
+    let mut wants = Vec::with_capacity(group.len());
+    for (Waiting { request, .. }, fact) in group.iter().zip(facts) {
+        let free = (i64::from(pool.policy.max_held) - fact.held).max(0);
+        let allowed = allowed.entry(&request.annotator).or_insert(free);
+        let want = (request.size as i64).min(*allowed).min(room.unwrap_or(i64::MAX));
+        let want = if fact.lease.is_some() { 0 } else { want };
+        *allowed -= want;
+        room = room.map(|room| room - want);
+        wants.push(want as usize);
+    }
+    wants
 }
 
 async fn read_facts(
@@ -97,73 +121,27 @@ async fn read_facts(
     let requests: Vec<_> = group.iter().map(|w| w.request.request_id.clone()).collect();
     let rows = sqlx::query_as!(
         Facts,
-        r#"SELECT p.etag, p.label_count, v.number AS serving, r.number AS "round?", r.fallback AS "fallback?",
+        r#"SELECT p.etag, v.number AS serving, r.number AS "round?",
                EXISTS (SELECT 1 FROM slots WHERE pool_id = $1 AND state = 'PLANNED' AND available_at > '-infinity'
                        AND available_at <= $2) AS "expired!",
-               CASE WHEN $5 THEN (SELECT COALESCE(sum(held), 0) FROM leases WHERE pool_id = $1 AND held > 0
-                       AND released_at IS NULL AND expires_at > $2) ELSE 0 END AS "out!",
                (SELECT COALESCE(sum(h.held), 0) FROM leases h WHERE h.pool_id = $1 AND h.annotator = q.annotator
                        AND h.held > 0 AND h.released_at IS NULL AND h.expires_at > $2) AS "held!",
                l.id AS "lease?", l.fingerprint AS "fingerprint?",
                l.head AS "head?: Json<Batch>", l.sample_ids AS "sample_ids?", l.round_ids AS "round_ids?"
            FROM pools p
            JOIN versions v ON v.pool_id = p.id AND v.state = 'SERVING'
-           LEFT JOIN LATERAL (SELECT number, fallback FROM rounds WHERE pool_id = p.id ORDER BY number DESC LIMIT 1) r
-               ON true
+           LEFT JOIN LATERAL (SELECT number FROM rounds WHERE pool_id = p.id ORDER BY number DESC LIMIT 1) r ON true
            CROSS JOIN unnest($3::text[], $4::text[]) WITH ORDINALITY AS q(annotator, request_id, i)
            LEFT JOIN LATERAL (SELECT * FROM leases WHERE pool_id = $1 AND request_id = q.request_id LIMIT 1) l ON true
            WHERE p.id = $1 ORDER BY q.i"#,
         pool.id.0,
         now,
         &annotators,
-        &requests,
-        pool.policy.label_budget.is_some()
+        &requests
     )
     .fetch_all(conn)
     .await?;
     Ok(rows)
-}
-
-/// Picks free places under lock and deals them out, first come, first served, until all have theirs or none is left.
-async fn deal(
-    conn: &mut PgConnection,
-    pool: &Pool,
-    group: &[Waiting],
-    wants: &[usize],
-    dealt: &mut [Vec<Picked>],
-    now: Time,
-) -> Result<()> {
-    // Claims that name groups look at their part of the queue only.
-    let mut filters: Vec<&[String]> = group.iter().map(|w| w.request.groups.as_slice()).collect();
-    filters.sort();
-    filters.dedup();
-    let mut given: HashSet<(&str, Uuid)> = HashSet::new();
-    for filter in filters {
-        let members: Vec<usize> = (0..group.len()).filter(|&i| group[i].request.groups == filter).collect();
-        let mut after = (-1, -1, Uuid::nil());
-        loop {
-            let missing: usize = members.iter().map(|&i| wants[i] - dealt[i].len()).sum();
-            if missing == 0 {
-                break;
-            }
-            let picked = pick(conn, pool, filter, after, missing, now).await?;
-            let Some(last) = picked.last() else { break };
-            after = (last.rank, last.slot, last.sample_id);
-            for place in picked {
-                let taker = members.iter().copied().find(|&i| {
-                    let annotator = group[i].request.annotator.as_str();
-                    dealt[i].len() < wants[i]
-                        && !place.barred.iter().any(|b| b == annotator)
-                        && !given.contains(&(annotator, place.sample_id))
-                });
-                if let Some(i) = taker {
-                    given.insert((&group[i].request.annotator, place.sample_id));
-                    dealt[i].push(place);
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The lease and the answer around the queries.
@@ -174,9 +152,7 @@ fn head(
     picked: &[Picked],
     want: usize,
 ) -> Result<(Lease, Batch)> {
-    let ttl = waiting.request.ttl.unwrap_or(pool.policy.lease_ttl);
-    let expires_at = waiting.now + chrono::TimeDelta::from_std(ttl).map_err(Error::internal)?;
-    let expires_at = super::micros(expires_at);
+    let expires_at = leases::expiry(waiting.now, waiting.request.ttl.unwrap_or(pool.policy.lease_ttl))?;
     let lease = Lease { id: LeaseId::new(), token: Uuid::new_v4(), expires_at };
     let (outcome, reason) = if picked.len() == waiting.request.size {
         (Outcome::Full, String::new())
@@ -200,9 +176,20 @@ fn head(
         round: facts.round.unwrap_or(0),
         serving_version: facts.serving,
         stale_share: stale as f32 / picked.len().max(1) as f32,
-        fallback: facts.fallback()?,
+        fallback: fallback(picked, stale),
     };
     Ok((lease, batch))
+}
+
+/// What these queries rest on, of which `stale` were scored by another version than the serving one.
+fn fallback(picked: &[Picked], stale: usize) -> Fallback {
+    if picked.iter().any(|p| p.query.uncertainty.is_none()) {
+        Fallback::ColdStart
+    } else if stale > 0 {
+        Fallback::StaleScores
+    } else {
+        Fallback::None
+    }
 }
 
 /// Marks the places and writes the leases, in one statement.
@@ -281,31 +268,4 @@ async fn replay(conn: &mut PgConnection, pool: &Pool, waiting: &Waiting, facts: 
     };
     let queries = read_queries(conn, pool, &samples, &rounds).await?;
     Ok(Batch { queries, ..head.0 })
-}
-
-impl Facts {
-    /// What the newest round's plan rests on.
-    pub(super) fn fallback(&self) -> Result<Fallback> {
-        self.fallback.as_deref().map_or(Ok(Fallback::None), text::parse)
-    }
-
-    /// The newest round's number, 0 where there is none.
-    pub(super) fn round(&self) -> i64 {
-        self.round.unwrap_or(0)
-    }
-
-    /// The serving version's number.
-    pub(super) fn serving(&self) -> i64 {
-        self.serving
-    }
-
-    /// Queries this annotator holds.
-    pub(super) fn held(&self) -> i64 {
-        self.held
-    }
-
-    /// Answers the pool may still take beyond those that are out, where the policy bounds them.
-    pub(super) fn room(&self, pool: &Pool) -> Option<i64> {
-        pool.policy.label_budget.map(|budget| budget as i64 - self.label_count - self.out)
-    }
 }

@@ -12,8 +12,27 @@ pub(super) struct Picked {
     pub(super) round_id: Uuid,
     pub(super) rank: i64,
     pub(super) query: Query,
-    /// Annotators who skipped it, hold it or have labelled it.
-    pub(super) barred: Vec<String>,
+    /// Annotators who hold or have labelled another place of the sample.
+    pub(super) others: Vec<String>,
+    /// Annotators who skipped it.
+    pub(super) skipped: Vec<String>,
+}
+
+impl Picked {
+    /// Whether the place is not for this annotator.
+    pub(super) fn bars(&self, annotator: &str) -> bool {
+        self.others.iter().chain(&self.skipped).any(|barred| barred == annotator)
+    }
+}
+
+/// Which part of the queue to look at.
+pub(super) struct Reach<'a> {
+    /// Only places behind this rank, slot and sample.
+    pub(super) after: (i64, i16, Uuid),
+    /// Only samples of these groups; empty means all.
+    pub(super) groups: &'a [String],
+    /// Only places that one of these annotators may take; empty means all.
+    pub(super) takers: Vec<String>,
 }
 
 struct QueryRow {
@@ -58,8 +77,7 @@ impl QueryRow {
 pub(super) async fn pick(
     conn: &mut PgConnection,
     pool: &Pool,
-    groups: &[String],
-    after: (i64, i16, Uuid),
+    reach: &Reach<'_>,
     limit: usize,
     now: Time,
 ) -> Result<Vec<Picked>> {
@@ -67,15 +85,21 @@ pub(super) async fn pick(
         r#"SELECT s.sample_id, s.slot, s.round_id AS "round_id!", s.rank, m.name, m.image_keys, m.question, m.choices,
                r.number AS round, i.arm, i.propensity, i.entropy, i.margin, i.value, i.coverage_gain, i.prelabel,
                v.number AS version,
-               ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id)
-               || ARRAY(SELECT COALESCE(o.annotator, (SELECT l.annotator FROM leases l WHERE l.id = o.lease_id))
-                        FROM slots o WHERE o.sample_id = s.sample_id AND o.slot <> s.slot
-                        AND (o.state = 'LABELLED' OR o.available_at > $8))
-                   AS "barred!"
+               ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id) AS "skipped!",
+               ARRAY(SELECT COALESCE(o.annotator, (SELECT l.annotator FROM leases l WHERE l.id = o.lease_id))
+                     FROM slots o WHERE o.sample_id = s.sample_id AND o.slot <> s.slot
+                     AND (o.state = 'LABELLED' OR o.available_at > $8))
+                   AS "others!"
            FROM (SELECT sample_id, slot, round_id, rank FROM slots q
                  WHERE pool_id = $1 AND state = 'PLANNED' AND available_at = '-infinity'
                  AND (rank, slot, sample_id) > ($2, $3, $4)
                  AND ($5 OR (SELECT g.group_name = ANY($6) FROM samples g WHERE g.id = q.sample_id))
+                 AND ($9 OR EXISTS (
+                     SELECT 1 FROM unnest($10::text[]) AS a(name)
+                     WHERE (SELECT 1 FROM slots o WHERE o.sample_id = q.sample_id AND o.annotator = a.name) IS NULL
+                     AND (SELECT 1 FROM skips k WHERE k.sample_id = q.sample_id AND k.annotator = a.name) IS NULL
+                     AND (SELECT 1 FROM slots o JOIN leases l ON l.id = o.lease_id WHERE o.sample_id = q.sample_id
+                          AND o.state = 'PLANNED' AND o.available_at > $8 AND l.annotator = a.name LIMIT 1) IS NULL))
                  ORDER BY rank, slot, sample_id LIMIT $7 FOR UPDATE SKIP LOCKED) s
            JOIN samples m ON m.id = s.sample_id
            JOIN plan_items i ON i.round_id = s.round_id AND i.sample_id = s.sample_id
@@ -83,13 +107,15 @@ pub(super) async fn pick(
            JOIN versions v ON v.id = i.version_id
            ORDER BY s.rank, s.slot, s.sample_id"#,
         pool.id.0,
-        after.0,
-        after.1,
-        after.2,
-        groups.is_empty(),
-        groups,
+        reach.after.0,
+        reach.after.1,
+        reach.after.2,
+        reach.groups.is_empty(),
+        reach.groups,
         limit as i64,
-        now
+        now,
+        reach.takers.is_empty(),
+        &reach.takers
     )
     .fetch_all(conn)
     .await?;
@@ -113,7 +139,7 @@ pub(super) async fn pick(
             }
             .into_query(pool)?;
             let (sample_id, slot, round_id, rank) = (r.sample_id, r.slot, r.round_id, r.rank);
-            Ok(Picked { sample_id, slot, round_id, rank, query, barred: r.barred })
+            Ok(Picked { sample_id, slot, round_id, rank, query, others: r.others, skipped: r.skipped })
         })
         .collect()
 }

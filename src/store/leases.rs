@@ -1,7 +1,7 @@
 //! Leases after they were granted: renewed, released, run out, listed.
 
 use super::{Store, micros};
-use crate::domain::{Error, Lease, LeaseId, PoolId, Result, Time};
+use crate::domain::{Error, Lease, LeaseId, Pool, PoolId, Result, Time};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
@@ -24,21 +24,37 @@ pub struct LiveLease {
     pub created_at: Time,
 }
 
-/// Returns places whose lease has run out to the plan, at their rank; drops those of samples that want no more labels.
-pub(super) async fn sweep(conn: &mut PgConnection, pool: PoolId, now: Time) -> Result<()> {
+/// When a lease of `ttl` runs out; an error where no calendar reaches that far.
+pub(super) fn expiry(now: Time, ttl: Duration) -> Result<Time> {
+    let until = chrono::TimeDelta::from_std(ttl).ok().and_then(|ttl| now.checked_add_signed(ttl));
+    until.map(micros).ok_or_else(|| {
+        let text = format!("{} s is beyond the calendar: ask for less, or lower the policy's", ttl.as_secs());
+        Error::invalid("lease_ttl", text)
+    })
+}
+
+/// Returns places whose lease has run out to the plan, at their rank; drops those that no label is wanted for, as the
+/// sample has enough of them or more places than its overlap.
+pub(super) async fn sweep(conn: &mut PgConnection, pool: &Pool, now: Time) -> Result<()> {
     sqlx::query!(
         "WITH due AS (
              SELECT t.sample_id, t.slot FROM slots t
              WHERE t.pool_id = $1 AND t.state = 'PLANNED' AND t.available_at > '-infinity' AND t.available_at <= $2
              ORDER BY t.sample_id, t.slot LIMIT $3 FOR UPDATE SKIP LOCKED),
-         judged AS (SELECT d.*, s.state = 'UNLABELLED' AS wanted FROM due d JOIN samples s ON s.id = d.sample_id),
+         judged AS (
+             SELECT d.*, s.state = 'UNLABELLED'
+                    AND row_number() OVER (PARTITION BY d.sample_id ORDER BY d.slot)
+                        + (SELECT count(*) FROM slots o WHERE o.sample_id = d.sample_id)
+                        - count(*) OVER (PARTITION BY d.sample_id) <= $4 AS wanted
+             FROM due d JOIN samples s ON s.id = d.sample_id),
          dropped AS (DELETE FROM slots t USING judged j
                      WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND NOT j.wanted)
          UPDATE slots t SET available_at = '-infinity', lease_id = NULL FROM judged j
          WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND j.wanted",
-        pool.0,
+        pool.id.0,
         now,
-        SWEEP
+        SWEEP,
+        i64::from(pool.policy.max_labels)
     )
     .execute(conn)
     .await?;
@@ -107,7 +123,7 @@ impl Store {
             );
             return Err(Error::LeaseLost(text));
         }
-        let until = (now + chrono::TimeDelta::from_std(ttl).map_err(Error::internal)?).max(expires_at);
+        let until = expiry(now, ttl)?.max(expires_at);
         sqlx::query!("UPDATE leases SET expires_at = $2, renewals = renewals + 1 WHERE id = $1", id.0, until)
             .execute(&mut *tx)
             .await?;
@@ -133,6 +149,7 @@ impl Store {
         now: Time,
     ) -> Result<u64> {
         let now = micros(now);
+        let max_labels = self.pool_by_id(pool).await?.policy.max_labels;
         let mut tx = self.pool.begin().await?;
         let (mine, ..) = lock(&mut tx, pool, id, token, now).await?;
         let freed = sqlx::query!(
@@ -140,7 +157,9 @@ impl Store {
                  SELECT t.sample_id, t.slot FROM slots t
                  WHERE t.sample_id = ANY($1) AND t.lease_id = $2 AND t.state = 'PLANNED'
                  AND ($4 OR (SELECT s.name = ANY($3) FROM samples s WHERE s.id = t.sample_id))),
-             judged AS (SELECT d.*, s.state = 'UNLABELLED' AS wanted FROM mine d JOIN samples s ON s.id = d.sample_id),
+             judged AS (SELECT d.*, s.state = 'UNLABELLED'
+                            AND (SELECT count(*) FROM slots o WHERE o.sample_id = d.sample_id) <= $6 AS wanted
+                        FROM mine d JOIN samples s ON s.id = d.sample_id),
              dropped AS (DELETE FROM slots t USING judged j
                          WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND NOT j.wanted),
              freed AS (UPDATE slots t SET available_at = '-infinity', lease_id = NULL FROM judged j
@@ -151,7 +170,8 @@ impl Store {
             id.0,
             samples,
             samples.is_empty(),
-            now
+            now,
+            i64::from(max_labels)
         )
         .fetch_one(&mut *tx)
         .await?;
@@ -168,9 +188,11 @@ impl Store {
         now: Time,
     ) -> Result<Vec<LiveLease>> {
         let rows = sqlx::query!(
-            "SELECT id, token, expires_at, annotator, held, renewals, created_at FROM leases
-             WHERE pool_id = $1 AND id > $2 AND held > 0 AND released_at IS NULL AND expires_at > $3
-             ORDER BY id LIMIT $4",
+            // Set apart, so that no index is walked in the order of ids past all that has run out.
+            "WITH live AS MATERIALIZED (
+                 SELECT id, token, expires_at, annotator, held, renewals, created_at FROM leases
+                 WHERE pool_id = $1 AND held > 0 AND released_at IS NULL AND expires_at > $3)
+             SELECT * FROM live WHERE id > $2 ORDER BY id LIMIT $4",
             pool.0,
             after.map_or(Uuid::nil(), Uuid::from),
             micros(now),

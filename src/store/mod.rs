@@ -6,7 +6,9 @@
 //! job, samples (by id), slots (by sample), pool, round, versions.
 //! Deliberately absent: tensors, blobs, gRPC, clocks.
 
+mod budget;
 mod claim;
+mod claim_deal;
 mod claim_desk;
 mod claim_grant;
 mod claim_pick;
@@ -19,6 +21,7 @@ mod jobs;
 mod labels;
 mod leases;
 mod metrics;
+mod overlap;
 mod place;
 mod plans;
 mod pools;

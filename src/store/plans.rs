@@ -4,9 +4,10 @@
 
 use super::{Store, jobs, micros, pools, rounds, scores::read_halves, text, training};
 use crate::domain::{
-    Arm, Fallback, Job, JobKind, PoolId, Result, Round, RoundId, RoundState, SampleId, Time, VersionId,
+    Arm, Error, Fallback, Job, JobKind, PoolId, Result, Round, RoundId, RoundState, SampleId, Time, VersionId,
 };
 use futures::TryStreamExt;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// One version's scores of all candidates, row by row in their order.
@@ -35,8 +36,6 @@ pub struct PlanInput {
     pub labelled: Vec<f32>,
     /// The version that scored: the round's.
     pub version: VersionId,
-    /// Whether labels have come since that version was to be trained on them.
-    pub stale: bool,
     /// Places that are planned and free.
     pub waiting: i64,
 }
@@ -61,7 +60,7 @@ pub struct PlanEntry {
 pub struct NewPlan {
     /// For this round.
     pub round: RoundId,
-    /// What it rests on.
+    /// What it rests on; of the round's first plan it is kept.
     pub fallback: Fallback,
     /// The version whose scores it rests on.
     pub version: VersionId,
@@ -119,7 +118,6 @@ impl Store {
             scores: warm.then_some(columns),
             labelled,
             version: round.version_id,
-            stale: round.state == RoundState::Training,
             waiting,
         })
     }
@@ -152,6 +150,21 @@ impl Store {
     /// nothing is written.
     pub async fn write_plan(&self, job: &Job, plan: &NewPlan, now: Time) -> Result<()> {
         let now = micros(now);
+        for _ in 0..3 {
+            if self.try_write_plan(job, plan, now).await? {
+                self.analyse(plan.items.len() as i64, "ANALYZE plan_items, slots, scores").await;
+                return Ok(());
+            }
+        }
+        Err(Error::Unavailable {
+            what: "storage",
+            retry_after: Duration::from_millis(250),
+            source: Some("the pool's overlap changed during each of three attempts".into()),
+        })
+    }
+
+    /// False where the pool's overlap changed meanwhile.
+    async fn try_write_plan(&self, job: &Job, plan: &NewPlan, now: Time) -> Result<bool> {
         let round = self.round_by_id(plan.round).await?;
         let max_labels = self.pool_by_id(job.pool_id).await?.policy.max_labels;
         let mut tx = self.pool.begin().await?;
@@ -159,8 +172,16 @@ impl Store {
         if !matches!(round.state, RoundState::Planning | RoundState::Labelling | RoundState::Training) {
             jobs::succeed(&mut tx, job, None, now).await?;
             tx.commit().await?;
-            return Ok(());
+            return Ok(true);
         }
+        // Locked against labels until the places stand: a sample rejected or settled meanwhile gets none.
+        let samples: Vec<Uuid> = plan.items.iter().map(|i| i.sample.0).collect();
+        let wanted = sqlx::query_scalar!(
+            "SELECT id FROM samples WHERE id = ANY($1) AND state = 'UNLABELLED' ORDER BY id FOR SHARE",
+            &samples
+        )
+        .fetch_all(&mut *tx)
+        .await?;
         if round.planned_at.is_none() {
             sqlx::query!(
                 "DELETE FROM slots WHERE (sample_id, slot) IN (
@@ -174,27 +195,11 @@ impl Store {
             .await?;
         }
         insert_items(&mut tx, plan).await?;
-        let samples: Vec<Uuid> = plan.items.iter().map(|i| i.sample.0).collect();
-        // A place whose lease has run out is planned anew; one that is out or labelled stays.
-        sqlx::query!(
-            "INSERT INTO slots (pool_id, sample_id, slot, round_id, rank, state)
-             SELECT $1, i.sample_id, n, $2, i.rank, 'PLANNED'
-             FROM plan_items i JOIN samples s ON s.id = i.sample_id AND s.state = 'UNLABELLED',
-                  generate_series(0, $3::integer - 1) AS n
-             WHERE i.round_id = $2 AND i.sample_id = ANY($4)
-             ORDER BY i.sample_id, n
-             ON CONFLICT (sample_id, slot) DO UPDATE
-             SET round_id = EXCLUDED.round_id, rank = EXCLUDED.rank, available_at = '-infinity', lease_id = NULL
-             WHERE slots.state = 'PLANNED' AND slots.available_at <= $5",
-            job.pool_id.0,
-            plan.round.0,
-            max_labels as i32,
-            &samples,
-            now
-        )
-        .execute(&mut *tx)
-        .await?;
+        insert_places(&mut tx, job.pool_id, plan.round, &wanted, max_labels, now).await?;
         let pool = pools::lock_active(&mut tx, job.pool_id, None).await?;
+        if pool.policy.max_labels != max_labels {
+            return Ok(false);
+        }
         // Read again under the lock: a training may have begun meanwhile.
         let now_state = sqlx::query_scalar!("SELECT state FROM rounds WHERE id = $1", plan.round.0);
         let mut state: RoundState = text::parse(&now_state.fetch_one(&mut *tx).await?)?;
@@ -203,7 +208,8 @@ impl Store {
         }
         rounds::set_state(&mut tx, job.pool_id, plan.round, state).await?;
         sqlx::query!(
-            "UPDATE rounds SET planned = planned + $2, planned_at = COALESCE(planned_at, $3), fallback = $4 WHERE id = $1",
+            "UPDATE rounds SET planned = planned + $2, planned_at = COALESCE(planned_at, $3),
+                               fallback = CASE WHEN planned_at IS NULL THEN $4 ELSE fallback END WHERE id = $1",
             plan.round.0,
             plan.items.len() as i64,
             now,
@@ -216,8 +222,7 @@ impl Store {
             training::begin_if_due(&mut tx, pool.id, &pool.policy, &round, now).await?;
         }
         tx.commit().await?;
-        self.analyse(plan.items.len() as i64, "ANALYZE plan_items, slots, scores").await;
-        Ok(())
+        Ok(true)
     }
 
     /// Queues more of the present round's plan; harmless when that is under way. False where no round is at work.
@@ -265,6 +270,48 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// Gives samples, which are locked, the places they lack; one that is out or labelled stays, and one whose lease has
+/// run out is planned anew.
+async fn insert_places(
+    conn: &mut sqlx::PgConnection,
+    pool: PoolId,
+    round: RoundId,
+    samples: &[Uuid],
+    max_labels: u32,
+    now: Time,
+) -> Result<()> {
+    sqlx::query!(
+        "DELETE FROM slots WHERE (sample_id, slot) IN (
+             SELECT sample_id, slot FROM slots WHERE sample_id = ANY($1) AND state = 'PLANNED' AND available_at <= $2
+             ORDER BY sample_id, slot FOR UPDATE SKIP LOCKED)",
+        samples,
+        now
+    )
+    .execute(&mut *conn)
+    .await?;
+    // Numbers are names and not counts: after a change of the overlap a label may hold any of them. What is used is read
+    // once and first: a table that is thought empty would be searched from end to end for each sample, while it grows.
+    sqlx::query!(
+        "INSERT INTO slots (pool_id, sample_id, slot, round_id, rank, state)
+         WITH used AS MATERIALIZED (
+             SELECT sample_id, array_agg(slot::integer) AS slots FROM slots WHERE sample_id = ANY($4) GROUP BY sample_id)
+         SELECT $1, i.sample_id, n.n, $2, i.rank, 'PLANNED'
+         FROM plan_items i LEFT JOIN used u ON u.sample_id = i.sample_id
+         CROSS JOIN LATERAL (SELECT n FROM generate_series(0, 31) AS n WHERE n <> ALL(COALESCE(u.slots, '{}')) ORDER BY n
+                             LIMIT GREATEST($3::integer - COALESCE(cardinality(u.slots), 0), 0)) n
+         WHERE i.round_id = $2 AND i.sample_id = ANY($4)
+         ORDER BY i.sample_id, n.n
+         ON CONFLICT DO NOTHING",
+        pool.0,
+        round.0,
+        max_labels as i32,
+        samples
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 async fn insert_items(conn: &mut sqlx::PgConnection, plan: &NewPlan) -> Result<()> {

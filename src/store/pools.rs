@@ -1,10 +1,14 @@
 //! Pools: made with their base version, read, changed under an etag, marked for deletion.
 
-use super::{Store, micros, text};
+use super::{Store, micros, overlap, text};
 use crate::domain::{Error, Job, JobId, JobKind, Policy, Pool, PoolId, Result, Time, VersionId};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, types::Json};
+use std::time::Duration;
 use uuid::Uuid;
+
+/// Attempts at another overlap, each of which labels that come meanwhile can spoil.
+const UPDATES: usize = 5;
 
 /// A pool to make.
 #[derive(Debug, Clone, PartialEq)]
@@ -198,23 +202,44 @@ impl Store {
 
     /// Changes a pool and gives it a fresh etag.
     ///
-    /// A lower `max_labels` takes the free places beyond it away; those already out stay good.
+    /// Another overlap settles the samples that have labels enough by it, opens those again that now want more, and
+    /// takes free places beyond it away; those already out stay good.
     pub async fn update_pool(&self, name: &str, change: &PoolChange, now: Time) -> Result<Pool> {
-        let id = self.pool(name).await?.id;
+        for _ in 0..UPDATES {
+            if let Some(pool) = self.try_update(name, change, now).await? {
+                return Ok(pool);
+            }
+        }
+        Err(Error::Unavailable {
+            what: "storage",
+            retry_after: Duration::from_millis(250),
+            source: Some(
+                format!("labels came in during each of {UPDATES} attempts to change the overlap").into(),
+            ),
+        })
+    }
+
+    /// None where labels or another policy came in between.
+    async fn try_update(&self, name: &str, change: &PoolChange, now: Time) -> Result<Option<Pool>> {
+        let seen = self.pool(name).await?;
+        let id = seen.id;
+        check_active(&seen)?;
+        check_etag(&seen, change.etag)?;
+        let overlap = change.policy.as_ref().filter(|policy| overlap::differs(policy, &seen.policy));
         let mut tx = self.pool.begin().await?;
-        if let Some(policy) = &change.policy {
-            // Slots are locked before the pool, as everywhere.
-            sqlx::query!(
-                "DELETE FROM slots WHERE (sample_id, slot) IN (
-                     SELECT sample_id, slot FROM slots WHERE pool_id = $1 AND state = 'PLANNED'
-                     AND available_at = '-infinity' AND slot >= $2 ORDER BY sample_id, slot FOR UPDATE SKIP LOCKED)",
-                id.0,
-                policy.max_labels as i16
-            )
-            .execute(&mut *tx)
-            .await?;
+        if let Some(policy) = overlap {
+            // Samples and places are locked before the pool, as everywhere.
+            overlap::apply(&mut tx, id, policy).await?;
         }
         let old = lock_active(&mut tx, id, change.etag).await?;
+        if change.policy.is_some() && overlap::differs(&old.policy, &seen.policy) {
+            return Ok(None);
+        }
+        if let Some(policy) = overlap
+            && !overlap::affected(&mut tx, id, policy).await?.is_empty()
+        {
+            return Ok(None);
+        }
         let policy = change.policy.as_ref().unwrap_or(&old.policy);
         sqlx::query!(
             "UPDATE pools SET display_name = $2, policy = $3, etag = $4, updated_at = $5 WHERE id = $1",
@@ -229,20 +254,16 @@ impl Store {
         bump(&mut tx, id).await?;
         let pool = pool_rows!("WHERE id = $1", id.0).fetch_one(&mut *tx).await?.into_pool()?;
         tx.commit().await?;
-        Ok(pool)
+        Ok(Some(pool))
     }
 
-    /// Closes a pool to all work and queues the job that purges it; asked again, gives the same job.
+    /// Closes a pool to all work and queues the job that purges it; asked again, gives the same job, or a new one
+    /// where that has ended without getting through.
     pub async fn delete_pool(&self, name: &str, etag: Option<Uuid>, now: Time) -> Result<Job> {
         let now = micros(now);
         let pool = self.pool(name).await?;
         if check_active(&pool).is_err() {
-            let job = sqlx::query_scalar!(
-                "SELECT id FROM jobs WHERE pool_id = $1 AND kind = 'DELETE_POOL' ORDER BY id DESC LIMIT 1",
-                pool.id.0
-            );
-            let job = job.fetch_optional(&self.pool).await?.ok_or_else(|| missing(name))?;
-            return self.job(pool.id, JobId(job)).await;
+            return self.purge_again(&pool, now).await;
         }
         let mut tx = self.pool.begin().await?;
         // Jobs come before the pool in the order of locks.
@@ -268,6 +289,24 @@ impl Store {
         .await?;
         bump(&mut tx, pool.id).await?;
         let job = super::jobs::enqueue(&mut tx, pool.id, None, JobKind::DeletePool, None, now).await?;
+        tx.commit().await?;
+        self.job(pool.id, job).await
+    }
+
+    /// The job that purges a closed pool, queued anew where there is none any more.
+    async fn purge_again(&self, pool: &Pool, now: Time) -> Result<Job> {
+        let mut tx = self.pool.begin().await?;
+        let there = sqlx::query!("SELECT id FROM pools WHERE id = $1 FOR NO KEY UPDATE", pool.id.0);
+        there.fetch_optional(&mut *tx).await?.ok_or_else(|| missing(&pool.name))?;
+        let live = sqlx::query_scalar!(
+            "SELECT id FROM jobs WHERE pool_id = $1 AND kind = 'DELETE_POOL' AND state IN ('QUEUED', 'RUNNING')
+             ORDER BY id LIMIT 1",
+            pool.id.0
+        );
+        let job = match live.fetch_optional(&mut *tx).await? {
+            Some(id) => JobId(id),
+            None => super::jobs::enqueue(&mut tx, pool.id, None, JobKind::DeletePool, None, now).await?,
+        };
         tx.commit().await?;
         self.job(pool.id, job).await
     }

@@ -4,11 +4,11 @@
 //! votes; the pool's row comes last and is held shortly. Statements are set-based: a hundred labels cost a dozen.
 
 use super::{
-    Store,
+    Store, budget,
     error::is_unique_violation,
-    micros,
+    micros, overlap,
     place::{Desk, Place, Slot},
-    record_read::{Entry, known_labels, lock_samples},
+    record_read::{Entry, Known, known_labels, lock_samples},
     record_write::{Changes, NewRow},
     rounds, training,
 };
@@ -17,7 +17,10 @@ use crate::domain::{
     Time, Verdict, VerdictCode, label,
 };
 use sqlx::{PgConnection, types::Json};
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 use uuid::Uuid;
 
 /// A label on its way in.
@@ -52,22 +55,32 @@ impl Store {
     /// Takes labels and says of each what became of it; begins the training they make due.
     pub async fn record_labels(&self, submission: &Submission, now: Time) -> Result<Vec<Verdict>> {
         let now = micros(now);
-        let mut last = self.try_record(submission, now).await;
-        for _ in 0..2 {
-            // Somebody used one of the ids between our look and our write: now it can be seen.
-            match last {
-                Err(e) if is_unique_violation(&e) => last = self.try_record(submission, now).await,
-                other => return other,
+        let mut left = 3;
+        loop {
+            left -= 1;
+            match self.try_record(submission, now).await {
+                Ok(Some(verdicts)) => return Ok(verdicts),
+                Ok(None) if left > 0 => {}
+                Ok(None) => {
+                    return Err(Error::Unavailable {
+                        what: "storage",
+                        retry_after: Duration::from_millis(100),
+                        source: Some("the pool's policy changed during each of three attempts".into()),
+                    });
+                }
+                // Somebody used one of the ids between our look and our write: now it can be seen.
+                Err(e) if left > 0 && is_unique_violation(&e) => {}
+                Err(e) => return Err(e),
             }
         }
-        last
     }
 
-    async fn try_record(&self, submission: &Submission, now: Time) -> Result<Vec<Verdict>> {
+    /// None where the policy that labels were judged by changed before they were written.
+    async fn try_record(&self, submission: &Submission, now: Time) -> Result<Option<Vec<Verdict>>> {
         let pool = self.pool(&submission.pool).await?;
         let mut tx = self.pool.begin().await?;
         if let Some(verdicts) = replay(&mut tx, &pool, submission).await? {
-            return Ok(verdicts);
+            return Ok(Some(verdicts));
         }
         if pool.state == PoolState::Deleting {
             return Err(Error::NotReady(format!(
@@ -84,6 +97,7 @@ impl Store {
             now,
             late,
             known,
+            room: budget::room(&mut tx, &pool, now).await?,
             changes: Changes::default(),
         };
         let verdicts: Vec<Verdict> =
@@ -92,8 +106,8 @@ impl Store {
         changes.settle(desks.values().map(|entry| &entry.desk), now);
         let answers = changes.answers();
         changes.write(&mut tx, &pool, submission, now).await?;
-        if changes.stored() {
-            count(&mut tx, &pool, answers, now).await?;
+        if changes.stored() && !count(&mut tx, &pool, answers, now).await? {
+            return Ok(None);
         }
         sqlx::query!(
             "INSERT INTO submissions (pool_id, request_id, fingerprint, reply, created_at) VALUES ($1, $2, $3, $4, $5)",
@@ -106,7 +120,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
-        Ok(verdicts)
+        Ok(Some(verdicts))
     }
 }
 
@@ -118,7 +132,9 @@ struct Judge<'a> {
     /// Whether the submission's lease has run out or was released.
     late: bool,
     /// Labels stored before (or earlier in this submission), by the client's id.
-    known: HashMap<String, (LabelId, Vec<u8>)>,
+    known: HashMap<String, Known>,
+    /// Answers the pool may take beyond those that are out; none where that is not bounded.
+    room: Option<i64>,
     changes: Changes,
 }
 
@@ -133,12 +149,13 @@ impl Judge<'_> {
         if let Some(reason) = &one.invalid {
             return verdict(VerdictCode::Invalid, None, reason.clone());
         }
-        if let Some((id, fingerprint)) = self.known.get(&one.label.client_label_id) {
-            return if *fingerprint == one.fingerprint {
-                verdict(VerdictCode::Duplicate, Some(*id), "stored before".to_owned())
+        if let Some(known) = self.known.get(&one.label.client_label_id) {
+            // What another annotator said is another label, however much the two agree.
+            return if known.annotator == self.annotator && known.fingerprint == one.fingerprint {
+                verdict(VerdictCode::Duplicate, Some(known.id), "stored before".to_owned())
             } else {
                 let text = "client_label_id stands for another label: choose a fresh one".to_owned();
-                verdict(VerdictCode::Conflict, Some(*id), text)
+                verdict(VerdictCode::Conflict, Some(known.id), text)
             };
         }
         let Some(entry) = desks.get_mut(&one.label.sample) else {
@@ -157,9 +174,11 @@ impl Judge<'_> {
             Content::Reject(_) => self.reject(&mut entry.desk),
         };
         match judged {
-            Err(reason) => verdict(VerdictCode::OverlapFull, None, reason),
+            Err((code, reason)) => verdict(code, None, reason),
             Ok((code, slot)) => {
-                self.known.insert(one.label.client_label_id.clone(), (id, one.fingerprint.to_vec()));
+                let known =
+                    Known { id, fingerprint: one.fingerprint.to_vec(), annotator: self.annotator.to_owned() };
+                self.known.insert(one.label.client_label_id.clone(), known);
                 self.changes.labels.push(NewRow {
                     id,
                     sample: entry.desk.id,
@@ -172,20 +191,27 @@ impl Judge<'_> {
     }
 
     fn answer(&mut self, id: LabelId, normalised: &str, desk: &mut Desk) -> Judged {
-        let (number, late) = match desk.place(self.annotator, self.policy.max_labels, self.now) {
-            Place::Full(reason) => return Err(reason),
-            Place::New(number) => {
-                self.changes.added.push((desk.id, number, id));
-                (number, false)
-            }
-            Place::Slot { number, late } => {
-                self.changes.taken.push((desk.id, number, id));
-                (number, late)
-            }
+        let place = desk.place(self.annotator, self.policy.max_labels, self.now);
+        let (number, late) = match place {
+            Place::Full(reason) => return Err((VerdictCode::OverlapFull, reason)),
+            Place::New(number) => (number, false),
+            Place::Slot { number, late } => (number, late),
         };
         let slot = desk.slots.iter().find(|s| s.number == number);
         let arm = slot.and_then(|s| s.arm);
         let on_time = slot.and_then(|s| s.lease.as_ref()).is_some_and(|(_, _, until)| *until > self.now);
+        // What is out under a lease was counted when it was handed out.
+        if !on_time && let Some(room) = &mut self.room {
+            if *room <= 0 {
+                let text = "the policy's label_budget is spent, or out with annotators: raise it to go on";
+                return Err((VerdictCode::BudgetExhausted, text.to_owned()));
+            }
+            *room -= 1;
+        }
+        match place {
+            Place::New(_) => self.changes.added.push((desk.id, number, id)),
+            _ => self.changes.taken.push((desk.id, number, id)),
+        }
         if let Some((lease, _, _)) = slot.and_then(|s| s.lease.as_ref()) {
             self.changes.less(*lease);
         }
@@ -197,17 +223,23 @@ impl Judge<'_> {
     /// Gives the place back, to others: this annotator will not see the sample again.
     fn skip(&mut self, reason: &str, desk: &mut Desk) -> (VerdictCode, Option<crate::domain::Arm>) {
         self.changes.skipped.push((desk.id, reason.to_owned()));
-        let own = |s: &&mut Slot| {
+        let own = |s: &Slot| {
             s.labelled_by.is_none() && s.lease.as_ref().is_some_and(|(_, holder, _)| holder == self.annotator)
         };
         let mut late = self.late;
         let mut arm = None;
-        if let Some(slot) = desk.slots.iter_mut().find(own)
-            && let Some((lease, _, until)) = slot.lease.take()
+        let places = desk.slots.len();
+        if let Some(at) = desk.slots.iter().position(own)
+            && let Some((lease, _, until)) = desk.slots[at].lease.take()
         {
             late = until <= self.now;
-            arm = slot.arm;
-            self.changes.freed.push((desk.id, slot.number));
+            arm = desk.slots[at].arm;
+            if places <= self.policy.max_labels as usize {
+                self.changes.freed.push((desk.id, desk.slots[at].number));
+            } else {
+                // One beyond the overlap, which was lowered while it was out.
+                self.changes.dropped.push((desk.id, desk.slots.remove(at).number));
+            }
             self.changes.less(lease);
         }
         (if late { VerdictCode::LeaseExpiredAccepted } else { VerdictCode::Accepted }, arm)
@@ -216,7 +248,8 @@ impl Judge<'_> {
     /// Takes the sample out of the pool, and out of the hands of those who hold it.
     fn reject(&mut self, desk: &mut Desk) -> Judged {
         if desk.state != SampleState::Unlabelled {
-            return Err("the sample has its labels, or was rejected before".to_owned());
+            let text = "the sample has its labels, or was rejected before".to_owned();
+            return Err((VerdictCode::OverlapFull, text));
         }
         desk.state = SampleState::Rejected;
         let mut late = self.late;
@@ -239,8 +272,8 @@ impl Judge<'_> {
     }
 }
 
-/// The verdict and why the sample was planned, or why there is no place.
-type Judged = Result<(VerdictCode, Option<crate::domain::Arm>), String>;
+/// The verdict and why the sample was planned, or the verdict and why nothing is stored.
+type Judged = Result<(VerdictCode, Option<crate::domain::Arm>), (VerdictCode, String)>;
 
 async fn replay(
     conn: &mut PgConnection,
@@ -291,8 +324,9 @@ async fn check_lease(
     Ok(row.expires_at <= now || row.released_at.is_some())
 }
 
-/// Counts the answers for the pool and the round that takes labels, and begins the training they make due.
-async fn count(conn: &mut PgConnection, pool: &Pool, answers: i64, now: Time) -> Result<()> {
+/// Counts the answers for the pool and the round that takes labels, and begins the training they make due. False where
+/// the policy they were judged by is no longer the pool's.
+async fn count(conn: &mut PgConnection, pool: &Pool, answers: i64, now: Time) -> Result<bool> {
     let row = sqlx::query!(
         r#"UPDATE pools SET label_count = label_count + $2, revision = revision + 1 WHERE id = $1
            RETURNING revision, policy AS "policy: Json<Policy>", pg_notify('pool_changed', id::text) IS NULL AS notified"#,
@@ -301,10 +335,14 @@ async fn count(conn: &mut PgConnection, pool: &Pool, answers: i64, now: Time) ->
     )
     .fetch_one(&mut *conn)
     .await?;
-    let Some(mut round) = rounds::newest(&mut *conn, pool.id).await? else { return Ok(()) };
+    let judged_by = (&pool.policy.label_budget, overlap::differs(&row.policy, &pool.policy));
+    if judged_by != (&row.policy.label_budget, false) {
+        return Ok(false);
+    }
+    let Some(mut round) = rounds::newest(&mut *conn, pool.id).await? else { return Ok(true) };
     // Answers that come while a training runs count for the round after it, which adds them when it opens.
     if !rounds::is_live(round.state) || round.state == RoundState::Training || answers == 0 {
-        return Ok(());
+        return Ok(true);
     }
     sqlx::query!(
         "UPDATE rounds SET label_count = label_count + $2, revision = $3 WHERE id = $1",
@@ -316,5 +354,5 @@ async fn count(conn: &mut PgConnection, pool: &Pool, answers: i64, now: Time) ->
     .await?;
     round.label_count += answers;
     training::begin_if_due(conn, pool.id, &row.policy, &round, now).await?;
-    Ok(())
+    Ok(true)
 }

@@ -83,21 +83,32 @@ pub(super) async fn lock_samples(
         .collect()
 }
 
+/// A label stored before.
+pub(super) struct Known {
+    pub(super) id: LabelId,
+    pub(super) fingerprint: Vec<u8>,
+    pub(super) annotator: String,
+}
+
 /// Labels stored before under the client's ids of this submission.
 pub(super) async fn known_labels(
     conn: &mut PgConnection,
     pool: &Pool,
     submission: &Submission,
-) -> Result<HashMap<String, (LabelId, Vec<u8>)>> {
+) -> Result<HashMap<String, Known>> {
     let ids: Vec<String> = submission.labels.iter().map(|one| one.label.client_label_id.clone()).collect();
     let rows = sqlx::query!(
-        "SELECT l.client_label_id, l.id, l.fingerprint FROM unnest($2::text[]) AS q(id)
-         CROSS JOIN LATERAL (SELECT client_label_id, id, fingerprint FROM labels
+        "SELECT l.client_label_id, l.id, l.fingerprint, l.annotator FROM unnest($2::text[]) AS q(id)
+         CROSS JOIN LATERAL (SELECT client_label_id, id, fingerprint, annotator FROM labels
                              WHERE pool_id = $1 AND client_label_id = q.id LIMIT 1) l",
         pool.id.0,
         &ids
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|r| (r.client_label_id, (LabelId(r.id), r.fingerprint))).collect())
+    let known = rows.into_iter().map(|r| {
+        let (fingerprint, annotator) = (r.fingerprint, r.annotator);
+        (r.client_label_id, Known { id: LabelId(r.id), fingerprint, annotator })
+    });
+    Ok(known.collect())
 }

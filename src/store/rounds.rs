@@ -112,7 +112,8 @@ pub(super) async fn set_state(
     Ok(())
 }
 
-/// Inserts the next round of a locked pool, with the labels that no training has counted yet.
+/// Inserts the next round of a locked pool, with the labels that no training has learnt from yet: those of a training
+/// that failed or was cancelled count again.
 pub(super) async fn insert(
     conn: &mut PgConnection,
     pool: PoolId,
@@ -131,7 +132,8 @@ pub(super) async fn insert(
                  AND (SELECT c.sample_id FROM scores c WHERE c.version_id = v.id AND c.sample_id = s.id) IS NULL),
                 $7, $8
          FROM pools p JOIN versions v ON v.pool_id = p.id AND v.state = 'SERVING'
-         CROSS JOIN LATERAL (SELECT max(number) AS number, max(labels_total) AS labels_total
+         CROSS JOIN LATERAL (SELECT max(number) AS number,
+                                    max(labels_total) FILTER (WHERE state <> 'FAILED') AS labels_total
                              FROM rounds WHERE pool_id = p.id) l
          WHERE p.id = $2",
         id.0,
@@ -153,7 +155,8 @@ pub(super) async fn insert(
 pub(super) async fn open_next(conn: &mut PgConnection, pool: PoolId, now: Time) -> Result<Option<RoundId>> {
     let wanted = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM samples WHERE pool_id = $1 AND split = 'POOL' AND state = 'UNLABELLED')
-               OR p.label_count > COALESCE((SELECT max(labels_total) FROM rounds WHERE pool_id = $1), 0) AS "wanted!"
+               OR p.label_count > COALESCE((SELECT max(labels_total) FROM rounds
+                                            WHERE pool_id = $1 AND state <> 'FAILED'), 0) AS "wanted!"
            FROM pools p WHERE p.id = $1"#,
         pool.0
     )

@@ -39,10 +39,18 @@ pub(super) async fn begin_if_due(
     if round.state != RoundState::Labelling || round.label_count <= 0 {
         return Ok(false);
     }
-    let last = sqlx::query_scalar!("SELECT max(created_at) FROM versions WHERE pool_id = $1", pool.0)
-        .fetch_one(&mut *conn)
-        .await?;
-    if !policy.training_due(round.label_count as u64, last.unwrap_or(round.created_at), now) {
+    // The labels of a training that failed or was cancelled count again, but only something new begins the next one:
+    // else a lost cause would be begun over and over, and a cancelled training at once.
+    let known = sqlx::query!(
+        r#"SELECT (SELECT max(created_at) FROM versions WHERE pool_id = $1) AS last,
+               p.label_count > COALESCE((SELECT max(labels_total) FROM rounds WHERE pool_id = $1), 0) AS "new!"
+           FROM pools p WHERE p.id = $1"#,
+        pool.0
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    let last = known.last.unwrap_or(round.created_at);
+    if !known.new || !policy.training_due(round.label_count as u64, last, now) {
         return Ok(false);
     }
     let full = round.label_count >= i64::from(policy.labels_per_round);
@@ -68,6 +76,19 @@ async fn begin_by_request(
     begin(conn, pool, round, Trigger::Request, request_id, now).await
 }
 
+/// Notes that this request was answered with a training asked for before: its retry gets the same one.
+async fn join(conn: &mut PgConnection, pool: PoolId, job: JobId, request_id: &str) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO training_requests (pool_id, request_id, job_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        pool.0,
+        request_id,
+        job.0
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 impl Store {
     /// Asks for a training on all labels there are; gives the one at work or waiting where there is one.
     pub async fn start_training(&self, pool: PoolId, request_id: &str, now: Time) -> Result<Job> {
@@ -75,17 +96,24 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         pools::lock_active(&mut tx, pool, None).await?;
         // The same request's job first, whatever became of it; else one that waits or runs.
-        let present = sqlx::query_scalar!(
-            "SELECT id FROM jobs WHERE pool_id = $1 AND kind = 'TRAIN'
-             AND (request_id = NULLIF($2, '') OR state IN ('QUEUED', 'RUNNING'))
-             ORDER BY (request_id = NULLIF($2, '')) DESC NULLS LAST, id LIMIT 1",
+        let present = sqlx::query!(
+            r#"SELECT j.id, j.mine AS "mine!" FROM (
+                   SELECT id, state, $2 <> '' AND (request_id IS NOT DISTINCT FROM $2 OR id IS NOT DISTINCT FROM (
+                       SELECT job_id FROM training_requests WHERE pool_id = $1 AND request_id = $2)) AS mine
+                   FROM jobs WHERE pool_id = $1 AND kind = 'TRAIN') j
+               WHERE j.mine OR j.state IN ('QUEUED', 'RUNNING') ORDER BY j.mine DESC, j.id LIMIT 1"#,
             pool.0,
             request_id
         )
         .fetch_optional(&mut *tx)
         .await?;
         let job = match present {
-            Some(id) => JobId(id),
+            Some(job) => {
+                if !job.mine && !request_id.is_empty() {
+                    join(&mut tx, pool, JobId(job.id), request_id).await?;
+                }
+                JobId(job.id)
+            }
             None => begin_by_request(&mut tx, pool, request_id, now).await?,
         };
         tx.commit().await?;

@@ -132,17 +132,15 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         jobs::fence(&mut tx, job).await?;
         pools::lock_active(&mut tx, job.pool_id, None).await?;
-        if new.gate.passed {
-            retire(&mut tx, job.pool_id).await?;
-        }
+        let replaced = if new.gate.passed { retire(&mut tx, job.pool_id).await? } else { None };
         let id = VersionId::new();
         let state = if new.gate.passed { VersionState::Serving } else { VersionState::Refused };
         let row = version_rows!("WHERE id = $1", id.0);
         sqlx::query!(
             "INSERT INTO versions (id, pool_id, number, state, blob_key, base_sha256, round, training_id, label_count,
-                                   validation, test, gate, created_at, promoted_at)
+                                   validation, test, gate, created_at, promoted_at, replaced)
              SELECT $1, $2, max(number) + 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-                    CASE WHEN $3 = 'SERVING' THEN $12::timestamptz END
+                    CASE WHEN $3 = 'SERVING' THEN $12::timestamptz END, $13
              FROM versions WHERE pool_id = $2",
             id.0,
             job.pool_id.0,
@@ -155,7 +153,8 @@ impl Store {
             new.validation.as_ref().map(Json) as _,
             new.test.as_ref().map(Json) as _,
             Json(&new.gate) as _,
-            now
+            now,
+            replaced
         )
         .execute(&mut *tx)
         .await?;
@@ -169,10 +168,11 @@ impl Store {
         Ok(version)
     }
 
-    /// Lets an earlier version serve again: number `to`, or the newest below the present one that served. The round at
-    /// work ends and the next one opens on that version.
+    /// Lets an earlier version serve again: number `to`, or the one that served when the present one was promoted. The
+    /// round at work ends and the next one opens on that version.
     ///
-    /// Only versions that served once can: a refused one never passed the gate.
+    /// Only versions that served once can: a refused one never passed the gate. Without `to` each call goes one step
+    /// back, a repeated one too, unless `etag` says from where.
     pub async fn rollback(
         &self,
         pool: PoolId,
@@ -191,9 +191,8 @@ impl Store {
         .await?;
         pools::lock_active(&mut tx, pool, etag).await?;
         let target = version_rows!(
-            "WHERE pool_id = $1 AND CASE WHEN $2::bigint IS NOT NULL THEN number = $2 ELSE state = 'RETIRED'
-                 AND number < (SELECT s.number FROM versions s WHERE s.pool_id = $1 AND s.state = 'SERVING') END
-             ORDER BY number DESC LIMIT 1",
+            "WHERE pool_id = $1 AND number = COALESCE($2,
+                 (SELECT s.replaced FROM versions s WHERE s.pool_id = $1 AND s.state = 'SERVING'))",
             pool.0,
             to
         )
@@ -204,7 +203,7 @@ impl Store {
             (None, Some(number)) => return Err(missing(number)),
             (None, None) => {
                 return Err(Error::NotReady(
-                    "no version below the present one served: there is nothing to go back to".to_owned(),
+                    "no version served before the present one: there is nothing to go back to".to_owned(),
                 ));
             }
         };
@@ -246,7 +245,7 @@ impl Store {
 
 /// Ends the round at work, which rests on the version that went, with its jobs, and opens the next one.
 ///
-/// Labels that no training has counted count on; what a training under way had counted stays counted.
+/// Labels that no training has learnt from count on, those of a training under way too.
 async fn begin_anew(conn: &mut PgConnection, pool: PoolId, number: i64, now: Time) -> Result<()> {
     let newest = rounds::newest(&mut *conn, pool).await?;
     let Some(round) = newest.filter(|round| rounds::is_live(round.state)) else { return Ok(()) };
@@ -265,9 +264,11 @@ async fn begin_anew(conn: &mut PgConnection, pool: PoolId, number: i64, now: Tim
     Ok(())
 }
 
-async fn retire(conn: &mut PgConnection, pool: PoolId) -> Result<()> {
-    sqlx::query!("UPDATE versions SET state = 'RETIRED' WHERE pool_id = $1 AND state = 'SERVING'", pool.0)
-        .execute(conn)
-        .await?;
-    Ok(())
+/// Ends the service of the version that serves; the answer is its number.
+async fn retire(conn: &mut PgConnection, pool: PoolId) -> Result<Option<i64>> {
+    let retired = sqlx::query_scalar!(
+        "UPDATE versions SET state = 'RETIRED' WHERE pool_id = $1 AND state = 'SERVING' RETURNING number",
+        pool.0
+    );
+    Ok(retired.fetch_optional(conn).await?)
 }

@@ -126,6 +126,7 @@ pub(in crate::grpc) fn verdict(pool: &str, verdict: &Verdict) -> pb::Verdict {
         VerdictCode::OverlapFull => Code::OverlapFull,
         VerdictCode::Conflict => Code::Conflict,
         VerdictCode::Invalid => Code::Invalid,
+        VerdictCode::BudgetExhausted => Code::BudgetExhausted,
     };
     pb::Verdict {
         client_label_id: verdict.client_label_id.clone(),

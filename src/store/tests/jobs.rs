@@ -53,7 +53,41 @@ async fn a_job_whose_worker_always_dies_is_set_aside_and_the_loop_goes_on(db: Pg
     assert_eq!(failed.state, RoundState::Failed);
     assert!(failed.error.unwrap().starts_with("poisoned"));
     let next = world.current().await;
-    assert_eq!((next.number, next.state, next.label_count), (2, RoundState::Scoring, 0));
+    assert_eq!(
+        (next.number, next.state, next.label_count),
+        (2, RoundState::Scoring, 1),
+        "its label counts again"
+    );
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn labels_of_a_cancelled_training_count_again_but_only_a_new_one_begins_the_next(db: PgPool) {
+    let world = World::new(db, Policy { labels_per_round: 2, ..policy() }, 6).await;
+    world.ready().await;
+    world.answer("ann", "s000", at(0)).await;
+    world.answer("ann", "s001", at(0)).await;
+    let job = world.claim_job(JobKind::Train, at(1)).await.expect("two labels are enough");
+    world.store.cancel_job(&job, at(2)).await.unwrap();
+    assert_eq!(world.current().await.label_count, 2);
+    world.score(at(3)).await;
+    world.plan(at(3)).await;
+    assert_eq!(world.current().await.state, RoundState::Labelling, "not begun again by itself");
+    world.answer("ann", "s002", at(4)).await;
+    assert_eq!((world.current().await.state, world.current().await.label_count), (RoundState::Training, 3));
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_request_that_joined_a_training_gets_it_again_after_its_end(db: PgPool) {
+    let world = training(db).await;
+    let (store, pool) = (&world.store, world.pool.id);
+    let joined = store.start_training(pool, "me too", at(1)).await.unwrap();
+    let job = world.claim_job(JobKind::Train, at(2)).await.unwrap();
+    assert_eq!(joined.id, job.id);
+    store.cancel_job(&job, at(3)).await.unwrap();
+    for request in ["go", "me too"] {
+        assert_eq!(store.start_training(pool, request, at(4)).await.unwrap().id, job.id, "{request}");
+    }
+    assert!(store.start_training(pool, "another", at(4)).await.unwrap().id != job.id);
 }
 
 #[sqlx::test(migrations = "./migrations")]
@@ -129,4 +163,42 @@ async fn a_deleted_pool_takes_no_work_and_is_purged_in_batches(db: PgPool) {
     assert!(matches!(store.pool_by_id(pool).await, Err(Error::NotFound { .. })));
     assert!(matches!(world.claim("ann", 1, "r1", at(5)).await, Err(Error::NotFound { .. })));
     assert!(matches!(store.complete_job(&job, at(5)).await, Err(Error::Fenced(_))));
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_purge_that_failed_is_queued_anew_when_asked_for_again(db: PgPool) {
+    let world = training(db.clone()).await;
+    let store = &world.store;
+    let mut first = store.delete_pool("birds", None, at(1)).await.unwrap();
+    for attempt in 1..=3 {
+        first = world.claim_job(JobKind::DeletePool, at(attempt)).await.unwrap();
+        store.fail_job(&first, "the disk is full", Duration::ZERO, at(attempt)).await.unwrap();
+    }
+    let again = store.delete_pool("birds", None, at(9)).await.unwrap();
+    assert!(again.id != first.id && again.state == JobState::Queued);
+    assert_eq!(store.delete_pool("birds", None, at(9)).await.unwrap().id, again.id);
+    let job = world.claim_job(JobKind::DeletePool, at(9)).await.unwrap();
+    while !store.purge_pool(&job, 3, at(9)).await.unwrap() {}
+    for table in ["scores", "plan_items", "slots", "leases", "labels", "jobs", "training_requests", "pools"] {
+        // Unchecked: the table's name is no argument of a query.
+        let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+        let left: i64 = sqlx::query_scalar(query).fetch_one(&db).await.unwrap();
+        assert_eq!(left, 0, "{table}");
+    }
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn no_row_of_a_purge_makes_postgres_look_through_a_large_table(db: PgPool) {
+    // Foreign keys by which a deleted row is looked for where no index leads with the column; jobs and rounds are few.
+    let slow: Vec<String> = sqlx::query_scalar(
+        "SELECT c.conname::text FROM pg_constraint c
+         WHERE c.contype = 'f' AND c.conrelid IN (SELECT unnest(ARRAY['scores', 'plan_items', 'slots', 'skips', 'labels',
+             'samples', 'leases', 'submissions', 'training_requests']::regclass[]))
+         AND NOT EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.conrelid AND i.indpred IS NULL
+                         AND i.indkey[0] = c.conkey[1])",
+    )
+    .fetch_all(&db)
+    .await
+    .unwrap();
+    assert!(slow.is_empty(), "{slow:?}");
 }

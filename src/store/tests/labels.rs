@@ -49,6 +49,44 @@ async fn the_same_label_is_a_duplicate_and_another_of_its_id_a_conflict(db: PgPo
 }
 
 #[sqlx::test(migrations = "./migrations")]
+async fn the_same_words_of_another_annotator_are_another_label(db: PgPool) {
+    let world = World::new(db, Policy { max_labels: 2, quorum: 2, ..policy() }, 1).await;
+    assert_eq!(codes(&world.submit("ann", "1", vec![answer("s000", "l1", "yes")], at(1)).await), [Accepted]);
+    assert_eq!(codes(&world.submit("bob", "2", vec![answer("s000", "l1", "yes")], at(2)).await), [Conflict]);
+    assert_eq!(codes(&world.submit("bob", "3", vec![answer("s000", "l2", "yes")], at(3)).await), [Accepted]);
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn the_label_budget_bounds_what_pipelines_bring_and_leaves_room_for_what_is_out(db: PgPool) {
+    let world = World::new(db, Policy { label_budget: Some(3), ..policy() }, 9).await;
+    world.ready().await;
+    assert_eq!(world.names("ann", 1, "r1", at(0)).await, ["s000"]);
+    let unasked = (1..5).map(|i| answer(&format!("s00{i}"), &format!("p{i}"), "yes")).collect();
+    assert_eq!(
+        codes(&world.submit("pipe", "1", unasked, at(1)).await),
+        [Accepted, Accepted, BudgetExhausted, BudgetExhausted],
+        "one answer is out with ann"
+    );
+    assert_eq!(world.answer("ann", "s000", at(2)).await, Accepted, "it was counted when it was handed out");
+    assert_eq!(world.answer("ann", "s005", at(3)).await, BudgetExhausted);
+    let raised = Policy { label_budget: Some(4), ..policy() };
+    let change = PoolChange { policy: Some(raised), ..PoolChange::default() };
+    world.store.update_pool("birds", &change, at(4)).await.unwrap();
+    assert_eq!(world.names("ann", 9, "r2", at(4)).await, ["s003"]);
+    // Its lease runs out, and another one takes what was left.
+    assert_eq!(world.answer("pipe", "s006", at(64)).await, Accepted);
+    assert_eq!(world.answer("ann", "s003", at(65)).await, BudgetExhausted);
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn thirty_two_pipelines_at_once_never_exceed_the_budget(db: PgPool) {
+    let world = World::new(db, Policy { label_budget: Some(10), ..policy() }, 32).await;
+    let samples: Vec<_> = (0..32).map(|i| format!("s{i:03}")).collect();
+    let codes = futures::future::join_all(samples.iter().map(|s| world.answer("pipe", s, at(1)))).await;
+    assert_eq!(codes.iter().filter(|c| **c == Accepted).count(), 10, "{codes:?}");
+}
+
+#[sqlx::test(migrations = "./migrations")]
 async fn a_late_label_is_kept_while_its_place_is_free(db: PgPool) {
     let world = World::new(db, policy(), 2).await;
     world.ready().await;
@@ -177,18 +215,4 @@ async fn a_place_given_back_at_a_settled_sample_goes_to_nobody(db: PgPool) {
     assert_eq!(codes(&world.submit("bob", "1", vec![skip], at(2)).await), [Accepted]);
     let none = world.claim("cid", 1, "r3", at(3)).await.unwrap();
     assert_eq!((none.batch.outcome, none.idle), (Outcome::PoolExhausted, Some(Idle::Exhausted)));
-}
-
-#[sqlx::test(migrations = "./migrations")]
-async fn a_lower_overlap_takes_free_places_away_and_leaves_what_is_out(db: PgPool) {
-    let world = World::new(db, Policy { max_labels: 3, quorum: 3, ..policy() }, 1).await;
-    world.ready().await;
-    world.names("ann", 1, "r1", at(0)).await;
-    world.names("bob", 1, "r2", at(0)).await;
-    let change = PoolChange { policy: Some(policy()), ..PoolChange::default() };
-    world.store.update_pool("birds", &change, at(1)).await.unwrap();
-    assert!(world.names("cid", 1, "r3", at(2)).await.is_empty());
-    assert_eq!(world.answer("cid", "s000", at(2)).await, OverlapFull);
-    assert_eq!(world.answer("ann", "s000", at(2)).await, Accepted);
-    assert_eq!(world.answer("bob", "s000", at(2)).await, Accepted, "it was promised");
 }

@@ -97,6 +97,60 @@ async fn an_annotator_holds_no_more_than_the_policy_allows(db: PgPool) {
 }
 
 #[sqlx::test(migrations = "./migrations")]
+async fn claims_of_one_annotator_that_come_together_share_what_it_may_hold(db: PgPool) {
+    let world = World::new(db, Policy { max_held: 3, ..policy() }, 20).await;
+    world.ready().await;
+    let names = ["r1", "r2", "r3", "r4"];
+    let claims = futures::future::join_all(names.iter().map(|id| world.claim("ann", 2, id, at(0)))).await;
+    let claims: Vec<_> = claims.into_iter().map(|claim| claim.unwrap()).collect();
+    assert_eq!(claims.iter().map(|claim| claim.batch.queries.len()).sum::<usize>(), 3);
+    let idle: Vec<_> = claims.iter().filter_map(|claim| claim.idle).collect();
+    assert!(!idle.is_empty() && idle.iter().all(|idle| *idle == Idle::HeldAll), "{idle:?}");
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_lease_beyond_the_calendar_is_refused_and_harms_nobody_else(db: PgPool) {
+    let world = World::new(db, policy(), 4).await;
+    world.ready().await;
+    for (i, ttl) in [Duration::MAX, Duration::from_secs(1 << 43)].into_iter().enumerate() {
+        let endless = ClaimRequest { ttl: Some(ttl), ..request("ann", 1, &format!("r{i}")) };
+        let id = format!("b{i}");
+        let usual = world.claim("bob", 1, &id, at(0));
+        let (endless, usual) = tokio::join!(world.store.claim(endless, at(0)), usual);
+        assert!(matches!(endless, Err(Error::Invalid(_))), "{endless:?}");
+        let lease = usual.unwrap().batch.lease.unwrap();
+        let renewed = world.store.renew_lease(world.pool.id, lease.id, lease.token, ttl, at(1)).await;
+        assert!(matches!(renewed, Err(Error::Invalid(_))), "{renewed:?}");
+    }
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn places_that_nobody_of_these_may_take_are_passed_over_unlocked(db: PgPool) {
+    let world = World::new(db.clone(), Policy { max_labels: 3, quorum: 3, ..policy() }, 40).await;
+    world.ready().await;
+    for i in 0..20 {
+        world.answer("ann", &format!("s{i:03}"), at(0)).await;
+    }
+    assert_eq!(world.names("ann", 5, "r1", at(1)).await, ["s020", "s021", "s022", "s023", "s024"]);
+    let skip = insert("s025", "skip", Content::Skip("unsure".into()));
+    world.submit("ann", "s", vec![skip], at(1)).await;
+    let mut conn = db.acquire().await.unwrap();
+    let look = async |conn: &mut sqlx::PgConnection, takers: &[&str]| {
+        let reach = claim_pick::Reach {
+            after: (-1, -1, uuid::Uuid::nil()),
+            groups: &[],
+            takers: takers.iter().map(|t| t.to_string()).collect(),
+        };
+        let picked = claim_pick::pick(conn, &world.pool, &reach, 1, at(2)).await.unwrap();
+        picked[0].query.sample.clone()
+    };
+    assert_eq!(look(&mut conn, &[]).await, "s000");
+    assert_eq!(look(&mut conn, &["ann"]).await, "s026", "labelled, held and skipped ones lie before it");
+    assert_eq!(look(&mut conn, &["ann", "bob"]).await, "s000");
+    assert_eq!(world.names("ann", 9, "r2", at(2)).await.len(), 9);
+}
+
+#[sqlx::test(migrations = "./migrations")]
 async fn the_label_budget_bounds_what_is_handed_out(db: PgPool) {
     let world = World::new(db, Policy { label_budget: Some(3), ..policy() }, 9).await;
     world.ready().await;

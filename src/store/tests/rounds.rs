@@ -123,6 +123,25 @@ async fn rollback_goes_back_one_by_one_and_names_what_is_missing(db: PgPool) {
 }
 
 #[sqlx::test(migrations = "./migrations")]
+async fn rollback_goes_to_the_version_that_served_before_and_not_to_the_newest_below(db: PgPool) {
+    let world = World::new(db, small(), 9).await;
+    world.ready().await;
+    let (store, pool) = (&world.store, world.pool.id);
+    for turn in 0..4 {
+        if turn == 3 {
+            assert_eq!(store.rollback(pool, Some(1), None, at(turn)).await.unwrap().number, 1);
+        }
+        world.answer("ann", &format!("s{turn:03}"), at(turn)).await;
+        store.start_training(pool, "", at(turn)).await.unwrap();
+        let job = world.claim_job(JobKind::Train, at(turn)).await.unwrap();
+        store.commit_version(&job, &candidate(true), at(turn)).await.unwrap();
+    }
+    assert_eq!(store.serving_version(pool).await.unwrap().number, 4);
+    assert_eq!(store.rollback(pool, None, None, at(5)).await.unwrap().number, 1, "which 4 had replaced");
+    assert_eq!(store.rollback(pool, None, None, at(6)).await.unwrap().number, 0);
+}
+
+#[sqlx::test(migrations = "./migrations")]
 async fn samples_that_come_later_are_scored_and_planned_in_the_same_round(db: PgPool) {
     let world = World::new(db, policy(), 2).await;
     world.ready().await;
@@ -153,11 +172,88 @@ async fn a_plan_that_runs_dry_while_training_goes_on_from_the_scores_there_are(d
     world.store.top_up_plan(world.pool.id, at(3)).await.unwrap();
     let round = world.current().await;
     let input = world.store.plan_input(world.pool.id, &round, at(3)).await.unwrap();
-    assert!(input.scores.is_none() && input.stale && input.candidates.len() == 2);
+    assert!(input.scores.is_none() && input.candidates.len() == 2);
     assert_eq!(input.labelled, [0.0, 1.0, 1.0, 1.0, 2.0, 1.0, 3.0, 1.0], "float16 there and back");
     assert_eq!(world.plan(at(3)).await, 2);
     assert_eq!(world.current().await.state, RoundState::Training);
     assert_eq!(world.names("ann", 9, "r2", at(4)).await, ["s004", "s005"]);
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn more_of_a_plan_leaves_what_the_round_rests_on_as_it_was(db: PgPool) {
+    let world = World::new(db, policy(), 2).await;
+    world.ready().await;
+    world.answer("ann", "s000", at(1)).await;
+    world.store.start_training(world.pool.id, "", at(1)).await.unwrap();
+    world.add(2..4).await;
+    world.store.top_up_plan(world.pool.id, at(2)).await.unwrap();
+    let job = world.claim_job(JobKind::Plan, at(2)).await.unwrap();
+    let round = world.current().await;
+    let more = NewPlan {
+        round: round.id,
+        fallback: Fallback::ColdStart,
+        version: round.version_id,
+        items: Vec::new(),
+    };
+    world.store.write_plan(&job, &more, at(3)).await.unwrap();
+    assert_eq!(world.current().await.fallback, Fallback::None);
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_batch_names_what_its_queries_rest_on_whatever_the_newest_round_does(db: PgPool) {
+    let world = World::new(db, small(), 9).await;
+    world.ready().await;
+    let fresh = world.claim("ann", 1, "r1", at(1)).await.unwrap().batch;
+    assert_eq!((fresh.fallback, fresh.stale_share), (Fallback::None, 0.0));
+    world.answer("ann", "s000", at(1)).await;
+    world.answer("ann", "s001", at(1)).await;
+    let job = world.claim_job(JobKind::Train, at(2)).await.unwrap();
+    let spare = world.claim("ann", 1, "r2", at(2)).await.unwrap().batch;
+    assert_eq!(spare.fallback, Fallback::None, "the version in training does not serve yet");
+    world.store.commit_version(&job, &candidate(true), at(3)).await.unwrap();
+    assert_eq!(world.current().await.state, RoundState::Scoring);
+    let stale = world.claim("ann", 1, "r3", at(4)).await.unwrap().batch;
+    assert_eq!((stale.round, stale.fallback, stale.stale_share), (2, Fallback::StaleScores, 1.0));
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_batch_of_samples_never_scored_is_a_cold_start(db: PgPool) {
+    let world = World::new(db, policy(), 2).await;
+    world.store.open_round(world.pool.id, at(0)).await.unwrap();
+    let job = world.claim_job(JobKind::Score, at(0)).await.unwrap();
+    world.store.finish_scoring(&job, at(0)).await.unwrap();
+    assert_eq!(world.plan(at(1)).await, 2);
+    assert_eq!(world.claim("ann", 1, "r1", at(2)).await.unwrap().batch.fallback, Fallback::ColdStart);
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_sample_rejected_while_its_plan_is_written_gets_no_place(db: PgPool) {
+    let world = World::new(db.clone(), policy(), 2).await;
+    world.store.open_round(world.pool.id, at(0)).await.unwrap();
+    world.score(at(0)).await;
+    let mut reject = db.begin().await.unwrap();
+    sqlx::query("UPDATE samples SET state = 'REJECTED' WHERE name = 's000'")
+        .execute(&mut *reject)
+        .await
+        .unwrap();
+    let blocked = || async {
+        let waits = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)");
+        waits.fetch_one(&db).await.unwrap()
+    };
+    let plan = world.plan(at(1));
+    tokio::pin!(plan);
+    let early = loop {
+        tokio::select! {
+            biased;
+            planned = &mut plan => break Some(planned),
+            waits = blocked() => if waits { break None },
+        }
+    };
+    reject.commit().await.unwrap();
+    if early.is_none() {
+        plan.await;
+    }
+    assert_eq!(world.names("ann", 9, "r1", at(2)).await, ["s001"]);
 }
 
 #[sqlx::test(migrations = "./migrations")]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     domain::{Error, VerdictCode},
-    service::{IncomingImage, ItemCode, Predict, Release, Renew},
+    service::{IncomingImage, ItemCode, PoolPatch, Predict, Release, Renew},
 };
 
 #[sqlx::test]
@@ -202,6 +202,20 @@ async fn leases_are_renewed_released_and_run_out(db: PgPool) {
         verdicts.iter().all(|v| v.code == VerdictCode::OverlapFull),
         "they are out with bob: {verdicts:?}"
     );
+}
+
+#[sqlx::test]
+async fn a_policys_lease_time_has_the_bounds_of_a_requests(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", policy(), 1).await;
+    let endless = Policy { lease_ttl: Duration::from_secs(2 * 24 * 3600), ..policy() };
+    let new = CreatePool { name: "dark".to_owned(), policy: endless.clone(), ..CreatePool::default() };
+    let patch = PoolPatch { policy: Some(endless), ..PoolPatch::default() };
+    for refused in [stage.service.create_pool(new).await, stage.service.update_pool("light", patch).await] {
+        let Err(Error::Invalid(violations)) = refused else { panic!("out of bounds: {refused:?}") };
+        let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["pool.policy.lease_ttl"]);
+    }
 }
 
 #[sqlx::test]
