@@ -34,6 +34,9 @@ const WARMUP: usize = 100;
 /// Steps with boards of at most 2 x 2, and as many of at most 3 x 3, before all sizes come.
 const EASY_STEPS: usize = 300;
 
+/// Tokens of a reasoning with its answer at most: that of a 4 x 4 board's count is about 50.
+const REASONING: usize = 96;
+
 /// How the base is made; the defaults made the one in the repository.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PretrainArgs {
@@ -308,6 +311,34 @@ pub fn examine(trainer: &Pretrainer, text: &ToyText, samples: &[Sample]) -> Resu
                 marks.digits.0 += usize::from(word == seen);
                 marks.digits.1 += 1;
             }
+        }
+    }
+    Ok(marks)
+}
+
+/// As [`examine`], for the answers that the model gives after its own reasoning.
+///
+/// # Errors
+/// As [`examine`].
+pub fn examine_reasoned(trainer: &Pretrainer, text: &ToyText, samples: &[Sample]) -> Result<Marks, LabError> {
+    let mut marks = Marks::default();
+    let (mark, end) = (text.ids(" Answer:"), text.ids("<end_of_utterance>")[0]);
+    for chunk in samples.chunks(100) {
+        let examples = chunk
+            .iter()
+            .map(|sample| {
+                let pixels = image::load_from_memory(&sample.image_png)?.to_rgb8();
+                let mut asked = text.asked(pixels.as_raw(), &sample.cell_captions, &sample.question);
+                asked.tokens.truncate(asked.tokens.len() - mark.len());
+                Ok(asked)
+            })
+            .collect::<Result<Vec<Example>, LabError>>()?;
+        for (sample, said) in chunk.iter().zip(trainer.say(&examples, REASONING, end)?) {
+            let at = said.windows(mark.len()).rposition(|window| window == mark);
+            let answer = at.and_then(|at| said.get(at + mark.len()));
+            let entry = marks.families.entry(sample.family.clone()).or_default();
+            entry.0 += usize::from(answer == Some(&text.word(&sample.answer)));
+            entry.1 += 1;
         }
     }
     Ok(marks)

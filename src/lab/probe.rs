@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use super::digit_boards::{DigitBoards, PoolSpec};
 use super::digits::Split;
 use super::lesson::Turn;
-use super::pretrain::{LabError, ToyText, examine, open_text};
+use super::pretrain::{LabError, ToyText, examine, examine_reasoned, open_text};
 use super::sample::Sample;
 use crate::model::{LoraConfig, Trainable};
 use crate::training::adamw::warmup_cosine;
@@ -99,6 +99,7 @@ pub fn run(args: &ProbeArgs) -> Result<(), LabError> {
         }
         let seconds = started.elapsed().as_secs_f64();
         println!("{labels:4} labels, {seconds:3.0} s, loss {loss:.3}: {}", examine(&trainer, &text, &test)?);
+        println!("            after reasoning: {}", examine_reasoned(&trainer, &text, &test)?);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::adamw::{AdamW, AdamWConfig};
 use super::sft::{self, PARTS, Part, Places, Weights};
-use crate::model::{Checkpoint, Config, ModelError, Processor, Trainable, Vlm};
+use crate::model::{Checkpoint, Config, ModelError, Processor, Trainable, Vlm, greedy};
 
 /// The weight of an answer after reasoning, of the reasoning, and of an answer given at once.
 const WEIGHTS: Weights = [0.5, 0.5, 1.0];
@@ -185,6 +185,19 @@ impl Pretrainer {
                 choices[scores.argmax(0, false).int64_value(&[]) as usize]
             };
             Ok(examples.iter().zip(choices).enumerate().map(pick).collect())
+        })
+    }
+
+    /// What the model says after each example's tokens: greedily, at most `most` tokens, up to the token `end`.
+    ///
+    /// # Errors
+    /// As [`Pretrainer::step`].
+    pub fn say(&self, examples: &[Example], most: usize, end: i64) -> Result<Vec<Vec<i64>>, ModelError> {
+        let rows: Vec<Vec<i64>> = examples.iter().map(|example| example.tokens.clone()).collect();
+        no_grad(|| {
+            let (ids, mask) = self.model.batch(&rows);
+            let embeds = self.model.embed(&ids, &self.model.vision(&self.pixels(examples)))?;
+            Ok(greedy(&self.model, &embeds, &mask, most, &[end]))
         })
     }
 

@@ -22,19 +22,25 @@ const SIZE: i32 = 10;
 /// Batches drawn while measured; less than there are, so that no call meets an empty plan.
 const BATCHES: i64 = 4_000;
 
-/// Leases ten planned samples in one transaction, as the service does for a single annotator.
+/// Leases ten planned samples for one annotator with the statements of the service (`claim_grant`, `claim_pick`): the
+/// facts, then in one transaction the pick and the lease. Two things differ, both for the peer: pick and write are one
+/// statement, as pgbench cannot carry ten rows from one to the next, and nothing but SQL is done. One differs for us:
+/// the service puts calls that come together into one transaction, which is what it is measured for.
 const PEER: &str = "\\set n random(1, 64)
-BEGIN;
-SELECT p.etag, p.label_count, v.number, r.number, r.fallback,
+SELECT p.etag, v.number, r.number,
   EXISTS (SELECT 1 FROM slots WHERE pool_id = p.id AND state = 'PLANNED' AND available_at > '-infinity' AND available_at <= now()),
-  (SELECT COALESCE(sum(h.held), 0) FROM leases h WHERE h.pool_id = p.id AND h.annotator = 'a' || :n AND h.held > 0
-   AND h.released_at IS NULL AND h.expires_at > now())
+  (SELECT COALESCE(sum(h.held), 0) FROM leases h WHERE h.pool_id = p.id AND h.annotator = q.annotator AND h.held > 0
+   AND h.released_at IS NULL AND h.expires_at > now()),
+  l.id, l.fingerprint, l.head, l.sample_ids, l.round_ids
 FROM pools p JOIN versions v ON v.pool_id = p.id AND v.state = 'SERVING'
-LEFT JOIN LATERAL (SELECT number, fallback FROM rounds WHERE pool_id = p.id ORDER BY number DESC LIMIT 1) r ON true
-WHERE p.id = ':pool';
+LEFT JOIN LATERAL (SELECT number FROM rounds WHERE pool_id = p.id ORDER BY number DESC LIMIT 1) r ON true
+CROSS JOIN unnest(ARRAY['a' || :n], ARRAY['r' || random()]) WITH ORDINALITY AS q(annotator, request_id, i)
+LEFT JOIN LATERAL (SELECT * FROM leases WHERE pool_id = p.id AND request_id = q.request_id LIMIT 1) l ON true
+WHERE p.id = ':pool' ORDER BY q.i;
+BEGIN;
 WITH picked AS (
   SELECT sample_id, slot, round_id, rank FROM slots
-  WHERE pool_id = ':pool' AND state = 'PLANNED' AND available_at = '-infinity'
+  WHERE pool_id = ':pool' AND state = 'PLANNED' AND available_at = '-infinity' AND (rank, slot, sample_id) > (-1, -1, '00000000-0000-0000-0000-000000000000')
   ORDER BY rank, slot, sample_id LIMIT 10 FOR UPDATE SKIP LOCKED),
 lease AS (SELECT gen_random_uuid() AS id, gen_random_uuid() AS token, gen_random_uuid()::text AS request),
 given AS (
@@ -42,14 +48,17 @@ given AS (
   FROM picked, lease WHERE s.sample_id = picked.sample_id AND s.slot = picked.slot),
 written AS (
   INSERT INTO leases (id, pool_id, annotator, request_id, fingerprint, token, expires_at, held, head, sample_ids, round_ids, created_at)
-  SELECT lease.id, ':pool', 'a' || :n, lease.request, sha256('x'), lease.token, now() + interval '30 minutes', count(*), '{}',
+  SELECT lease.id, ':pool', 'a' || :n, lease.request, sha256('x'), lease.token, now() + interval '30 minutes', count(*),
+    '{\"lease\":null,\"queries\":[],\"outcome\":\"FULL\",\"reason\":\"\",\"retry_after\":null,\"round\":1,\"serving_version\":0,\"stale_share\":0.0,\"fallback\":\"NONE\"}',
     array_agg(picked.sample_id), array_agg(picked.round_id), now() FROM lease, picked GROUP BY 1, 3, 4, 5, 6)
 SELECT m.name, m.image_keys, m.question, m.choices, r.number, i.rank, i.arm, i.propensity, i.entropy, i.margin, i.value,
   i.coverage_gain, i.prelabel, v.number,
-  ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = p.sample_id AND k.annotator = 'a' || :n)
+  ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = p.sample_id),
+  ARRAY(SELECT COALESCE(o.annotator, (SELECT l.annotator FROM leases l WHERE l.id = o.lease_id)) FROM slots o
+        WHERE o.sample_id = p.sample_id AND o.slot <> p.slot AND (o.state = 'LABELLED' OR o.available_at > now()))
 FROM picked p JOIN samples m ON m.id = p.sample_id
 JOIN plan_items i ON i.round_id = p.round_id AND i.sample_id = p.sample_id
-JOIN rounds r ON r.id = p.round_id JOIN versions v ON v.id = i.version_id ORDER BY p.rank;
+JOIN rounds r ON r.id = p.round_id JOIN versions v ON v.id = i.version_id ORDER BY p.rank, p.slot, p.sample_id;
 COMMIT;
 ";
 
@@ -70,7 +79,9 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
     let server = Server::start("bench_next_batch_peer").await?;
     server.create_pool("bench").await?;
     server.plan("bench", SAMPLES).await?;
-    let peer = pgbench(&server).await?;
+    // As on our side.
+    pgbench(&server, 500).await?;
+    let peer = pgbench(&server, BATCHES).await?;
     report.against(
         "next_batch",
         ours,
@@ -117,13 +128,13 @@ async fn closed_loop(server: &Server, batches: i64) -> anyhow::Result<(Vec<f64>,
     Ok((seconds, start.elapsed()))
 }
 
-async fn pgbench(server: &Server) -> anyhow::Result<f64> {
+async fn pgbench(server: &Server, batches: i64) -> anyhow::Result<f64> {
     let pool: uuid::Uuid =
         sqlx::query_scalar("SELECT id FROM pools WHERE name = 'bench'").fetch_one(&server.db).await?;
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("claim.sql");
     std::fs::write(&script, PEER.replace(":pool", &pool.to_string()))?;
-    let each = BATCHES / ANNOTATORS as i64;
+    let each = batches / ANNOTATORS as i64;
     let url = server.url.clone();
     let output = tokio::task::spawn_blocking(move || {
         Command::new("pgbench")
