@@ -11,6 +11,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("settings", &[]),
     ("telemetry", &["settings"]),
+    ("environment", &[]),
     ("acquisition", &["domain"]),
     ("blobs", &["domain", "settings"]),
     ("store", &["domain", "settings"]),

@@ -62,7 +62,7 @@ impl Default for Training {
             lora_rank: 16,
             lora_alpha: 32.0,
             lora_dropout: 0.05,
-            learning_rate: 1e-3,
+            learning_rate: 5e-4,
             batch_size: 32,
             epochs: 12,
             min_steps: 40,

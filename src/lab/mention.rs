@@ -22,8 +22,8 @@ pub fn mentions(posed: &Posed, captions: &[String]) -> Vec<Mention> {
     if posed.family == "exist" {
         let known: Vec<String> =
             (0..10).map(|n: u8| n.to_string()).chain(boards::words().map(str::to_owned)).collect();
-        let parts = question.split(|c: char| !c.is_ascii_alphanumeric());
-        let thing = parts.filter(|part| known.iter().any(|word| word == part)).next_back();
+        let mut parts = question.split(|c: char| !c.is_ascii_alphanumeric());
+        let thing = parts.rfind(|part| known.iter().any(|word| word == part));
         let end = thing.and_then(|thing| Some(question.rfind(thing)? + thing.len()));
         return end.map(|end| Mention { end, means: vec![posed.answer.clone()] }).into_iter().collect();
     }

@@ -3,7 +3,10 @@
 //! It runs on a runtime of its own, so that a crash is that runtime's end: every task stops where it is, as in a
 //! process that dies, and what the kernel would close is closed. Jobs run when the test says so.
 
-use super::{Client, MODEL, database::fresh_database};
+use super::{
+    Client, MODEL,
+    database::{fresh_database, hold_leases},
+};
 use active_vlm::{
     app::{App, Role},
     service::{Clock, Service},
@@ -11,6 +14,7 @@ use active_vlm::{
     telemetry::Metrics,
     worker,
 };
+use secrecy::ExposeSecret as _;
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -56,6 +60,12 @@ impl TestApp {
         let service = self.service.clone();
         let jobs = async move { worker::run_pending_jobs(&service).await };
         self.runtime().spawn(jobs).await.expect("jobs that do not panic").expect("jobs that end")
+    }
+
+    /// Keeps the service from its leases, so that NextBatch is at work until what is returned is dropped.
+    pub async fn hold_leases(&self) -> sqlx::PgConnection {
+        let url = self.settings.database.url.as_ref().expect("a database");
+        hold_leases(url.expose_secret()).await
     }
 
     /// Ends everything where it is, without a word to anybody, and starts the service again.

@@ -14,3 +14,11 @@ pub async fn fresh_database() -> String {
     let options = PgConnectOptions::from_str(&url).expect("a Postgres URL").database(&name);
     options.to_url_lossy().to_string()
 }
+
+/// Keeps everybody from reading or writing leases until it is dropped: whoever needs them waits in the database.
+pub async fn hold_leases(url: &str) -> PgConnection {
+    let mut connection = PgConnection::connect(url).await.expect("the service's database");
+    let held = connection.execute("BEGIN; LOCK TABLE leases IN ACCESS EXCLUSIVE MODE").await;
+    held.expect("the lock");
+    connection
+}
