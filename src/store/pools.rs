@@ -1,6 +1,6 @@
 //! Pools: made with their base version, read, changed under an etag, marked for deletion.
 
-use super::{Store, micros, overlap, text};
+use super::{Store, micros, overlap, rounds, text};
 use crate::domain::{Error, Job, JobId, JobKind, Policy, Pool, PoolId, Result, Time, VersionId};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, types::Json};
@@ -203,7 +203,8 @@ impl Store {
     /// Changes a pool and gives it a fresh etag.
     ///
     /// Another overlap settles the samples that have labels enough by it, opens those again that now want more, and
-    /// takes free places beyond it away; those already out stay good.
+    /// takes free places beyond it away; those already out stay good. A policy that wants labels again, of a raised
+    /// budget for instance, opens the next round.
     pub async fn update_pool(&self, name: &str, change: &PoolChange, now: Time) -> Result<Pool> {
         for _ in 0..UPDATES {
             if let Some(pool) = self.try_update(name, change, now).await? {
@@ -252,6 +253,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         bump(&mut tx, id).await?;
+        rounds::resume(&mut tx, id, micros(now)).await?;
         let pool = pool_rows!("WHERE id = $1", id.0).fetch_one(&mut *tx).await?.into_pool()?;
         tx.commit().await?;
         Ok(Some(pool))

@@ -151,14 +151,18 @@ pub(super) async fn insert(
     Ok(id)
 }
 
-/// Opens the next round of a locked pool where there is something to do in it.
+/// Opens the next round of a locked pool where there is something to do in it: samples whose labels the policy's budget
+/// still pays for, or labels that no training has learnt from.
 pub(super) async fn open_next(conn: &mut PgConnection, pool: PoolId, now: Time) -> Result<Option<RoundId>> {
+    let budget = pools::lock_active(&mut *conn, pool, None).await?.policy.label_budget;
     let wanted = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT 1 FROM samples WHERE pool_id = $1 AND split = 'POOL' AND state = 'UNLABELLED')
+        r#"SELECT (p.label_count < $2 AND EXISTS (SELECT 1 FROM samples WHERE pool_id = $1 AND split = 'POOL'
+                                                  AND state = 'UNLABELLED'))
                OR p.label_count > COALESCE((SELECT max(labels_total) FROM rounds
                                             WHERE pool_id = $1 AND state <> 'FAILED'), 0) AS "wanted!"
            FROM pools p WHERE p.id = $1"#,
-        pool.0
+        pool.0,
+        budget.map_or(i64::MAX, |budget| i64::try_from(budget).unwrap_or(i64::MAX))
     )
     .fetch_one(&mut *conn)
     .await?;
@@ -168,6 +172,14 @@ pub(super) async fn open_next(conn: &mut PgConnection, pool: PoolId, now: Time) 
     let round = insert(&mut *conn, pool, RoundState::Scoring, now).await?;
     jobs::enqueue(conn, pool, Some(round), JobKind::Score, None, now).await?;
     Ok(Some(round))
+}
+
+/// Opens the next round of a locked pool whose last one is done: another policy may want what the old one did not.
+pub(super) async fn resume(conn: &mut PgConnection, pool: PoolId, now: Time) -> Result<()> {
+    if newest(&mut *conn, pool).await?.is_some_and(|round| round.state == RoundState::Done) {
+        open_next(conn, pool, now).await?;
+    }
+    Ok(())
 }
 
 /// Ends a round with the version its training made.

@@ -78,6 +78,23 @@ async fn labels_that_come_together_begin_one_training(db: PgPool) {
 }
 
 #[sqlx::test(migrations = "./migrations")]
+async fn nothing_is_scored_for_labels_that_the_budget_does_not_pay(db: PgPool) {
+    let world = World::new(db, Policy { label_budget: Some(2), ..small() }, 6).await;
+    world.ready().await;
+    world.answer("ann", "s000", at(1)).await;
+    world.answer("ann", "s001", at(1)).await;
+    let job = world.claim_job(JobKind::Train, at(2)).await.expect("the training is due");
+    world.store.commit_version(&job, &candidate(true), at(3)).await.unwrap();
+    assert_eq!(world.store.current_round(world.pool.id).await.unwrap(), None);
+    assert_eq!(world.store.open_round(world.pool.id, at(4)).await.unwrap(), None);
+    let raised = Policy { label_budget: Some(3), ..small() };
+    let change = PoolChange { policy: Some(raised), ..PoolChange::default() };
+    world.store.update_pool("birds", &change, at(5)).await.unwrap();
+    let next = world.current().await;
+    assert_eq!((next.number, next.state, next.version), (2, RoundState::Scoring, 1));
+}
+
+#[sqlx::test(migrations = "./migrations")]
 async fn a_refused_candidate_is_kept_and_does_not_serve(db: PgPool) {
     let world = World::new(db, small(), 6).await;
     world.ready().await;
