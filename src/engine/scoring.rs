@@ -10,7 +10,7 @@ use super::prepare::{ANSWER_TOKENS, Preparer, Question};
 use super::sight::{Tower, VisionCache, see};
 use super::{Cost, EngineError, ItemError, Score, flops};
 use crate::domain::uncertainty;
-use crate::model::{KvCache, Vlm, greedy};
+use crate::model::{KvCache, Vlm, greedy_from};
 use tch::{IndexOp, Kind, Tensor};
 
 /// A score and what only some callers want.
@@ -81,7 +81,7 @@ impl Scorer<'_> {
         let first = self.vlm.logits(&hidden.select(1, -1)).log_softmax(-1, Kind::Float);
 
         let open = batch[0].paths.is_empty();
-        let free = if open { self.generate(&embeds, &mask) } else { Vec::new() };
+        let free = if open { self.generate(&cache, &first, &mask) } else { Vec::new() };
         let paths: Vec<(usize, &[i64])> = if open {
             free.iter().map(Vec::as_slice).enumerate().collect()
         } else {
@@ -110,18 +110,22 @@ impl Scorer<'_> {
         Ok(scored.collect())
     }
 
-    /// Greedy answers with their end token where they ended.
-    fn generate(&mut self, embeds: &Tensor, mask: &Tensor) -> Vec<Vec<i64>> {
-        let (rows, width) = (embeds.size()[0], embeds.size()[1]);
-        let most = self.preparer.room(width as usize, ANSWER_TOKENS).max(1);
-        let mut answers = greedy(self.vlm, embeds, mask, most, self.preparer.ends());
+    /// Greedy answers with their end token where they ended. `first` `[B, V]` are the log-probabilities after the prefill,
+    /// whose keys and values `cache` holds.
+    fn generate(&mut self, cache: &KvCache, first: &Tensor, mask: &Tensor) -> Vec<Vec<i64>> {
+        let (rows, past) = (first.size()[0], mask.size()[1]);
+        let most = self.preparer.room(past as usize, ANSWER_TOKENS).max(1);
+        let ends = self.preparer.ends();
+        let mut answers = greedy_from(self.vlm, cache.fork(), first, mask, most, ends);
+        // Every row is fed until the longest has ended; only what became part of an answer is real.
+        let fed = answers.iter().map(Vec::len).max().unwrap_or(0).min(most - 1);
+        let real = answers.iter().map(|answer| answer.len().min(fed)).sum();
+        self.count(real, rows, fed as i64, past, rows * fed as i64);
         for answer in &mut answers {
-            self.cost.flops += flops::decoder(self.vlm.config(), 1, answer.len() as u64, width as u64);
             if answer.len() < most {
-                answer.push(self.preparer.ends()[0]);
+                answer.push(ends[0]);
             }
         }
-        self.cost.flops += flops::decoder(self.vlm.config(), rows as u64, width as u64, 0);
         answers
     }
 

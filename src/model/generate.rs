@@ -18,28 +18,46 @@ pub fn greedy(
     eos: &[i64],
 ) -> Vec<Vec<i64>> {
     tch::no_grad(|| {
-        let rows = embeds.size()[0] as usize;
+        let mut cache = KvCache::new();
+        let hidden = vlm.decode(embeds, mask, Some(&mut cache)).select(1, -1);
+        greedy_from(vlm, cache, &vlm.logits(&hidden), mask, max_new_tokens, eos)
+    })
+}
+
+/// As [`greedy`], from prompts that are decoded already: `cache` holds them, `mask` `[B, T]` marks what is real of it, and
+/// `scores` `[B, V]` are the logits or log-probabilities of what follows.
+pub fn greedy_from(
+    vlm: &Vlm,
+    mut cache: KvCache,
+    scores: &Tensor,
+    mask: &Tensor,
+    max_new_tokens: usize,
+    eos: &[i64],
+) -> Vec<Vec<i64>> {
+    tch::no_grad(|| {
+        let rows = scores.size()[0] as usize;
         let mut texts = vec![Vec::new(); rows];
         let mut open = vec![true; rows];
-        let mut cache = KvCache::new();
         let mut mask = mask.to_kind(Kind::Int64);
-        let mut step = embeds.shallow_clone();
-        for _ in 0..max_new_tokens {
-            let hidden = vlm.decode(&step, &mask, Some(&mut cache)).select(1, -1);
-            let next = vlm.logits(&hidden).argmax(-1, false);
-            for (row, text) in texts.iter_mut().enumerate() {
-                let id = next.int64_value(&[row as i64]);
-                open[row] &= !eos.contains(&id);
-                if open[row] {
+        let one = Tensor::ones([rows as i64, 1], (Kind::Int64, mask.device()));
+        let mut next = scores.argmax(-1, false);
+        for length in 1..=max_new_tokens {
+            let mut ids = vec![0i64; rows];
+            next.copy_data(&mut ids, rows);
+            for ((text, open), id) in texts.iter_mut().zip(&mut open).zip(ids) {
+                *open &= !eos.contains(&id);
+                if *open {
                     text.push(id);
                 }
             }
-            if !open.contains(&true) {
+            if length == max_new_tokens || !open.contains(&true) {
                 break;
             }
             // Rows that have ended go on being fed: cheaper than shrinking the batch, and nobody sees them.
-            step = vlm.embed_text(&next.unsqueeze(1));
-            mask = Tensor::cat(&[&mask, &Tensor::ones([rows as i64, 1], (Kind::Int64, mask.device()))], 1);
+            mask = Tensor::cat(&[&mask, &one], 1);
+            let step = vlm.embed_text(&next.unsqueeze(1));
+            let hidden = vlm.decode(&step, &mask, Some(&mut cache)).select(1, -1);
+            next = vlm.logits(&hidden).argmax(-1, false);
         }
         texts
     })

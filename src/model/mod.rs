@@ -32,7 +32,7 @@ pub use chat::{ChatTemplate, SMOLVLM_TEMPLATE};
 pub use config::{Config, TextConfig, VisionConfig};
 pub use error::ModelError;
 pub use folder::Checkpoint;
-pub use generate::greedy;
+pub use generate::{greedy, greedy_from};
 pub use image::{ImageLimits, ImageProcessor, Pixels, Tiles};
 pub use lora::{LoraConfig, Trainable};
 pub use processor::Processor;
