@@ -1,8 +1,9 @@
 //! Leasing the next planned queries: the hottest path of the service.
 //!
-//! Calls that come together are served together: `claim_desk` collects them per pool, `claim_grant` serves a group
-//! in one short transaction, `claim_deal` says who gets what, `idle` why somebody got nothing. Invariant: what is handed out is locked, marked
-//! and written with its lease in that one transaction; a repeated request_id reads the lease it made.
+//! Calls that come together are served together: `claim_desk` collects them per pool, `claim_clerk` takes them group by
+//! group, `claim_grant` serves a group in one short transaction, `claim_deal` says who gets what, `idle` why somebody got
+//! nothing. Invariant: what is handed out is locked, marked and written with its lease in that one transaction; a
+//! repeated request_id reads the lease it made.
 
 use super::{Store, micros};
 use crate::domain::{Batch, Error, Pool, PoolState, Result, Time};

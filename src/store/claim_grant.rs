@@ -9,7 +9,7 @@ use super::{
     idle, leases,
 };
 use crate::domain::{Batch, Error, Fallback, Lease, LeaseId, Outcome, Pool, Result, Time};
-use sqlx::{PgConnection, PgPool, types::Json};
+use sqlx::{PgConnection, types::Json};
 use std::{collections::HashMap, time::Duration};
 use uuid::Uuid;
 
@@ -36,17 +36,16 @@ pub(super) struct Facts {
 }
 
 /// Serves a group of claims of one pool.
-pub(super) async fn grant(db: &PgPool, group: &[Waiting]) -> Result<Granted> {
+pub(super) async fn grant(conn: &mut PgConnection, group: &[Waiting]) -> Result<Granted> {
     // Unwrap safety: the desk never hands over an empty group.
     let pool = group.last().expect("a group has members").pool.clone();
     let now = group.iter().map(|w| w.now).max().unwrap_or_default();
-    let mut conn = db.acquire().await?;
-    let facts = read_facts(&mut conn, &pool, group, now).await?;
+    let facts = read_facts(conn, &pool, group, now).await?;
     if facts.len() != group.len() || facts.iter().any(|f| f.etag != pool.etag) {
         return Ok(Granted::Aged);
     }
     if facts[0].expired {
-        leases::sweep(&mut conn, &pool, now).await?;
+        leases::sweep(conn, &pool, now).await?;
     }
     let mut dealt: Vec<Vec<Picked>> = group.iter().map(|_| Vec::new()).collect();
     let mut leases: Vec<Option<(Lease, Batch)>> = group.iter().map(|_| None).collect();
@@ -76,7 +75,7 @@ pub(super) async fn grant(db: &PgPool, group: &[Waiting]) -> Result<Granted> {
     for (((waiting, fact), lease), picked) in group.iter().zip(facts).zip(leases).zip(dealt) {
         let whole = |batch, replayed, idle| Claim { batch, replayed, idle, pool: pool.clone() };
         answers.push(if fact.lease.is_some() {
-            replay(&mut conn, &pool, waiting, fact).await.map(|batch| whole(batch, true, None))
+            replay(conn, &pool, waiting, fact).await.map(|batch| whole(batch, true, None))
         } else if let Some((lease, head)) = lease {
             let queries = picked.into_iter().map(|p| p.query).collect();
             Ok(whole(Batch { lease: Some(lease), queries, ..head }, false, None))
@@ -87,8 +86,7 @@ pub(super) async fn grant(db: &PgPool, group: &[Waiting]) -> Result<Granted> {
                 held: fact.held + taken.get(waiting.request.annotator.as_str()).copied().unwrap_or(0),
                 room,
             };
-            let (batch, why) =
-                idle::explain(&mut conn, &pool, &waiting.request, &stand, &mut scene, now).await?;
+            let (batch, why) = idle::explain(conn, &pool, &waiting.request, &stand, &mut scene, now).await?;
             Ok(whole(batch, false, Some(why)))
         });
     }

@@ -102,7 +102,8 @@ pub(super) async fn pick(
                           AND o.state = 'PLANNED' AND o.available_at > $8 AND l.annotator = a.name LIMIT 1) IS NULL))
                  ORDER BY rank, slot, sample_id LIMIT $7 FOR UPDATE SKIP LOCKED) s
            JOIN samples m ON m.id = s.sample_id
-           JOIN plan_items i ON i.round_id = s.round_id AND i.sample_id = s.sample_id
+           -- A place has the rank of its item; OFFSET 0 keeps the planner from reading the whole plan instead.
+           CROSS JOIN LATERAL (SELECT * FROM plan_items WHERE round_id = s.round_id AND rank = s.rank OFFSET 0) i
            JOIN rounds r ON r.id = s.round_id
            JOIN versions v ON v.id = i.version_id
            ORDER BY s.rank, s.slot, s.sample_id"#,

@@ -34,11 +34,11 @@ pub(super) fn expiry(now: Time, ttl: Duration) -> Result<Time> {
 }
 
 /// Returns places whose lease has run out to the plan, at their rank; drops those that no label is wanted for, as the
-/// sample has enough of them or more places than its overlap.
+/// sample has enough of them or more places than its overlap. The leases hold nothing any more.
 pub(super) async fn sweep(conn: &mut PgConnection, pool: &Pool, now: Time) -> Result<()> {
     sqlx::query!(
         "WITH due AS (
-             SELECT t.sample_id, t.slot FROM slots t
+             SELECT t.sample_id, t.slot, t.lease_id FROM slots t
              WHERE t.pool_id = $1 AND t.state = 'PLANNED' AND t.available_at > '-infinity' AND t.available_at <= $2
              ORDER BY t.sample_id, t.slot LIMIT $3 FOR UPDATE SKIP LOCKED),
          judged AS (
@@ -48,7 +48,9 @@ pub(super) async fn sweep(conn: &mut PgConnection, pool: &Pool, now: Time) -> Re
                         - count(*) OVER (PARTITION BY d.sample_id) <= $4 AS wanted
              FROM due d JOIN samples s ON s.id = d.sample_id),
          dropped AS (DELETE FROM slots t USING judged j
-                     WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND NOT j.wanted)
+                     WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND NOT j.wanted),
+         ended AS (SELECT l.id FROM leases l WHERE l.id IN (SELECT d.lease_id FROM due d) FOR UPDATE SKIP LOCKED),
+         emptied AS (UPDATE leases l SET held = 0 FROM ended e WHERE l.id = e.id)
          UPDATE slots t SET available_at = '-infinity', lease_id = NULL FROM judged j
          WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND j.wanted",
         pool.id.0,

@@ -8,6 +8,7 @@
 
 mod budget;
 mod claim;
+mod claim_clerk;
 mod claim_deal;
 mod claim_desk;
 mod claim_grant;

@@ -49,7 +49,7 @@ given AS (
 written AS (
   INSERT INTO leases (id, pool_id, annotator, request_id, fingerprint, token, expires_at, held, head, sample_ids, round_ids, created_at)
   SELECT lease.id, ':pool', 'a' || :n, lease.request, sha256('x'), lease.token, now() + interval '30 minutes', count(*),
-    '{\"lease\":null,\"queries\":[],\"outcome\":\"FULL\",\"reason\":\"\",\"retry_after\":null,\"round\":1,\"serving_version\":0,\"stale_share\":0.0,\"fallback\":\"NONE\"}',
+    '{\"lease\": null,\"queries\": [],\"outcome\": \"FULL\",\"reason\": \"\",\"retry_after\": null,\"round\": 1,\"serving_version\": 0,\"stale_share\": 0.0,\"fallback\": \"NONE\"}',
     array_agg(picked.sample_id), array_agg(picked.round_id), now() FROM lease, picked GROUP BY 1, 3, 4, 5, 6)
 SELECT m.name, m.image_keys, m.question, m.choices, r.number, i.rank, i.arm, i.propensity, i.entropy, i.margin, i.value,
   i.coverage_gain, i.prelabel, v.number,
