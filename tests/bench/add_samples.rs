@@ -5,7 +5,7 @@ use super::{report::Report, server::Server};
 use active_vlm::grpc::pb::{self, pool_service_client::PoolServiceClient};
 use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
 use sha2::{Digest as _, Sha256};
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 use tokio::task::JoinSet;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
@@ -30,13 +30,23 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
         done??;
     }
     let ours = SAMPLES as f64 / start.elapsed().as_secs_f64();
-    let peer = bare_loop(&server, &images).await?;
+    let peer = bare_loop(&server, &images, None).await?;
     report.against(
         "add_samples",
         ours,
         "samples/s",
         ("decode + sha256 + COPY in a loop, samples/s", peer),
         Some(0.5),
+    );
+    // The service also keeps the images: a file each, on disk before its row.
+    let folder = tempfile::tempdir()?;
+    let peer = bare_loop(&server, &images, Some(folder.path())).await?;
+    report.against(
+        "add_samples.stored",
+        ours,
+        "samples/s",
+        ("the same loop with a file each, synced, samples/s", peer),
+        None,
     );
     Ok(())
 }
@@ -109,21 +119,30 @@ async fn send(
     Ok(())
 }
 
-/// Decodes, hashes and copies the rows, one picture after the other and one COPY for all, on one connection.
-async fn bare_loop(server: &Server, images: &[Vec<u8>]) -> anyhow::Result<f64> {
+/// Decodes, hashes and copies the rows, one picture after the other and one COPY for all, on one connection; where there
+/// is a `folder`, the files go there and are synced before the rows are committed.
+async fn bare_loop(server: &Server, images: &[Vec<u8>], folder: Option<&Path>) -> anyhow::Result<f64> {
     let pool: uuid::Uuid =
         sqlx::query_scalar("SELECT id FROM pools WHERE name = 'bench'").fetch_one(&server.db).await?;
-    sqlx::raw_sql("CREATE TABLE plain (LIKE samples INCLUDING ALL)").execute(&server.db).await?;
+    sqlx::raw_sql("DROP TABLE IF EXISTS plain; CREATE TABLE plain (LIKE samples INCLUDING ALL)")
+        .execute(&server.db)
+        .await?;
     let start = Instant::now();
     let mut rows = String::new();
     for (n, bytes) in images.iter().enumerate() {
         let decoded = image::load_from_memory(bytes)?;
         std::hint::black_box(&decoded);
         let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        if let Some(folder) = folder {
+            std::fs::write(folder.join(&digest), bytes)?;
+        }
         let id = uuid::Uuid::now_v7();
         rows += &format!(
             "{id}\t{pool}\tp{n}\t\\\\x{digest}\t{{images/{digest}}}\tIs there a seven?\tPOOL\t2026-01-01\n"
         );
+    }
+    if let Some(folder) = folder {
+        nix::unistd::syncfs(std::fs::File::open(folder)?)?;
     }
     let mut connection = server.db.acquire().await?;
     let mut copy = connection
