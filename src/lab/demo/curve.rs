@@ -30,6 +30,8 @@ pub struct Point {
 pub struct Curve {
     /// The strategy's name.
     pub strategy: String,
+    /// Accuracy of the base on the test split, before any label.
+    pub base: Option<f64>,
     /// Rounds, oldest first.
     pub points: Vec<Point>,
     /// Labels taken per family.
@@ -113,6 +115,7 @@ pub(super) mod tests {
         };
         Curve {
             strategy: strategy.into(),
+            base: Some(0.25),
             points: accuracies.iter().enumerate().map(point).collect(),
             labels_by_family: BTreeMap::from([("exist".into(), 40), ("sum".into(), 60)]),
         }

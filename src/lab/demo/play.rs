@@ -80,6 +80,7 @@ pub async fn play(
         progress.say(&line(&point));
         played.curve.points.push(point);
     }
+    played.curve.base = base(&mut client, &pool).await?;
     played.curve.labels_by_family = played.harvest.families();
     played.at_the_end = ask(&mut client, &pool, "after-the-end").await?.outcome().as_str_name().to_owned();
     Ok(played)
@@ -178,6 +179,13 @@ async fn point(client: &mut Client, pool: &str, number: i64, took: Duration) -> 
         promoted: version.state() != pb::version::State::Refused,
         seconds: took.as_secs_f64(),
     })
+}
+
+/// What the base makes of the test split, as the service found when it judged the first version.
+async fn base(client: &mut Client, pool: &str) -> anyhow::Result<Option<f64>> {
+    let request = pb::GetVersionRequest { name: format!("{pool}/versions/0") };
+    let version = client.models.get_version(request).await?.into_inner();
+    Ok(version.test.map(|evaluation| evaluation.accuracy))
 }
 
 fn line(point: &Point) -> String {

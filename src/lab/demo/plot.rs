@@ -69,7 +69,7 @@ fn draw(svg: &mut String, chosen: &Curve, random: &Curve, subtitle: &str) -> Res
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-/// A line with a dot and its figure per round: above the dot where this curve leads `other`, else below; of two equal
+/// A line from the base with a dot and its figure per round: above the dot where this curve leads `other`, else below; of two equal
 /// dots the figure of the `first` curve is above.
 fn series(
     chart: &mut Chart<'_, '_>,
@@ -78,7 +78,8 @@ fn series(
     colour: RGBColor,
     first: bool,
 ) -> Result<(), Failure> {
-    let line = curve.points.iter().map(|point| (point.labels as f64, point.test));
+    let points = curve.points.iter().map(|point| (point.labels as f64, point.test));
+    let line = curve.base.map(|base| (0.0, base)).into_iter().chain(points);
     chart
         .draw_series(LineSeries::new(line, colour.stroke_width(3)))?
         // Plotters takes text for narrower than it is: blanks keep the frame off the name.
@@ -102,8 +103,8 @@ fn series(
 fn extent(curves: &[&Curve]) -> (f64, f64, f64) {
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let labels = points().map(|point| point.labels).max().unwrap_or(1) as f64;
-    let low = points().map(|point| point.test).fold(1.0, f64::min);
-    let high = points().map(|point| point.test).fold(0.0, f64::max);
+    let tests = || points().map(|point| point.test).chain(curves.iter().filter_map(|curve| curve.base));
+    let (low, high) = (tests().fold(1.0, f64::min), tests().fold(0.0, f64::max));
     let step = 0.05;
     let (low, high) = (((low - 0.05) / step).floor() * step, ((high + 0.03) / step).ceil() * step);
     (labels * 1.06, low.max(0.0), high.clamp(step, 1.0).max(low.max(0.0) + step))

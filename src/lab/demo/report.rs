@@ -9,13 +9,17 @@ use std::fmt::Write;
 use super::curve::{Curve, Needed, Point};
 use super::play::Played;
 
-/// The table of rounds: both accuracies in per cent, their difference in points, and the labels random needs.
+/// The table of rounds, the base before them: both accuracies in per cent, their difference in points, and the labels random needs.
 pub fn rounds_table(chosen: &Curve, random: &Curve) -> String {
     let width = chosen.strategy.len().max(random.strategy.len()).max(7);
     let mut text = format!(
         "{:>5} {:>7} {:>width$} {:>width$} {:>11}   {}\n",
         "round", "labels", chosen.strategy, random.strategy, "difference", "random needs for the same"
     );
+    if let (Some(ours), Some(theirs)) = (chosen.base, random.base) {
+        let share = |base: f64| format!("{:.1}", 100.0 * base);
+        let _ = writeln!(text, "{:>5} {:>7} {:>width$} {:>width$}", "base", 0, share(ours), share(theirs));
+    }
     for (ours, theirs) in chosen.points.iter().zip(&random.points) {
         let _ = writeln!(
             text,
@@ -170,9 +174,10 @@ mod tests {
     fn the_table_has_a_row_per_round_with_the_difference_in_points() {
         let table = rounds_table(&curve("MARGIN", &[0.4, 0.5]), &curve("RANDOM", &[0.3, 0.45]));
         let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[1], ["1", "100", "40.0", "30.0", "+10.0", "159"]);
-        assert_eq!(rows[2], ["2", "200", "50.0", "45.0", "+5.0", "not", "reached"]);
-        assert_eq!(rows.len(), 3);
+        assert_eq!(rows[1], ["base", "0", "25.0", "25.0"]);
+        assert_eq!(rows[2], ["1", "100", "40.0", "30.0", "+10.0", "159"]);
+        assert_eq!(rows[3], ["2", "200", "50.0", "45.0", "+5.0", "not", "reached"]);
+        assert_eq!(rows.len(), 4);
     }
 
     #[test]
