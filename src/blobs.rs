@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::AmazonS3Builder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
@@ -16,6 +17,10 @@ use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+
+/// Blobs written to a remote store at once.
+const TRANSFERS: usize = 8;
 
 /// What a blob is; the first part of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -220,6 +225,33 @@ impl Blobs {
             }
             Err(source) => Err(store_error(key, source)),
         }
+    }
+
+    /// Stores many blobs, each under the key its caller has computed of it.
+    ///
+    /// A local store's files are written one after the other on a thread of their own: a hop of threads for each costs
+    /// more than to write a small one.
+    pub async fn put_all(&self, blobs: Vec<(BlobKey, Bytes)>) -> Result<(), BlobError> {
+        let Some(folder) = &self.folder else {
+            let puts =
+                blobs.into_iter().map(|(key, content)| async move { self.put_as(&key, content).await });
+            return stream::iter(puts).buffer_unordered(TRANSFERS).try_collect().await;
+        };
+        let failed = |source| BlobError::Folder { path: folder.clone(), source };
+        let (done, ended) = oneshot::channel();
+        let own = self.clone();
+        let write = move || {
+            let all = async {
+                for (key, content) in blobs {
+                    own.put_as(&key, content).await?;
+                }
+                Ok(())
+            };
+            // Outside the runtime the local store works on the thread that asks. A caller gone meanwhile needs no answer.
+            drop(done.send(futures::executor::block_on(all)));
+        };
+        std::thread::Builder::new().name("blobs".to_owned()).spawn(write).map_err(failed)?;
+        ended.await.map_err(|_| failed(std::io::Error::other("the thread that writes files panicked")))?
     }
 
     /// Makes everything put before durable; to be called before the transaction that names it commits.

@@ -108,3 +108,31 @@ fn a_url_that_names_no_store_is_refused_with_the_forms_that_do() {
     assert!(folder.path().join("elsewhere").is_dir());
     Blobs::open(Some("s3://bucket/some/prefix"), Path::new("unused")).expect("no request is made yet");
 }
+
+#[tokio::test]
+async fn many_are_put_at_once_locally_and_remotely_and_again_without_harm() {
+    let (_folder, local) = local();
+    let remote = Blobs { store: Arc::new(object_store::memory::InMemory::new()), folder: None };
+    let many: Vec<(BlobKey, Bytes)> = (0..40_u8)
+        .map(|n| Bytes::from(vec![n; 100]))
+        .map(|content| (BlobKey::of(BlobKind::Image, &content), content))
+        .collect();
+    for blobs in [local, remote] {
+        blobs.put_all(many.clone()).await.expect("a put of all");
+        blobs.put_all(many.clone()).await.expect("a put of what is there");
+        for (key, content) in &many {
+            assert_eq!(&blobs.get(key).await.expect("a get"), content);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_put_among_many_is_told() {
+    let (folder, blobs) = local();
+    let contents = [&b"one"[..], b"two", b"three"];
+    let many = contents.map(|content| (BlobKey::of(BlobKind::Image, content), Bytes::from_static(content)));
+    // A folder with something in it stands where the second file should.
+    std::fs::create_dir_all(file(&folder, &many[1].0).join("x")).expect("a folder");
+    let error = blobs.put_all(many.to_vec()).await.expect_err("no place for the second");
+    assert!(error.to_string().contains(many[1].0.as_str()), "{error}");
+}

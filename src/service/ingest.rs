@@ -19,7 +19,7 @@ use std::{
     sync::Arc,
 };
 
-/// Blobs read or written at once.
+/// Blobs read at once.
 const TRANSFERS: usize = 8;
 /// Bytes of a stored file that are read for its header; where they do not hold it, the whole file is.
 const HEADER_BYTES: u64 = 64 << 10;
@@ -112,9 +112,7 @@ impl Service {
             }));
         }
         if !inserts.is_empty() {
-            let writes =
-                stream::iter(blobs).map(|(key, bytes)| async move { self.blobs.put_as(&key, bytes).await });
-            writes.buffer_unordered(TRANSFERS).try_collect::<()>().await?;
+            self.blobs.put_all(blobs.into_iter().collect()).await?;
             self.blobs.sync().await?;
         }
         let mut added = self.store.add_samples(pool.id, &inserts, self.now()).await?;

@@ -41,6 +41,8 @@ pub(super) struct Rules {
     stored: Arc<HashMap<[u8; 32], Result<Known, String>>>,
     /// Files judged already: several questions may ask about one image.
     seen: HashMap<[u8; 32], Result<Known, String>>,
+    /// The question that the model can be asked for certain: how its images are cut, tokens of its longest answer, text.
+    last_asked: Option<(Vec<Tiles>, usize, String)>,
 }
 
 impl Rules {
@@ -58,6 +60,7 @@ impl Rules {
             max_images: service.images_per_sample(),
             stored,
             seen: HashMap::new(),
+            last_asked: None,
         }
     }
 
@@ -79,13 +82,19 @@ impl Rules {
             }
         }
         let longest = self.longest_choice(&incoming.choices)?;
-        self.engine
-            .check_question(&tiles, &incoming.question, longest)
-            .map_err(|fault| format!("the model cannot be asked this: {fault}"))?;
+        let asked = (tiles, longest, incoming.question);
+        // One question is often asked about many images.
+        if self.last_asked.as_ref() != Some(&asked) {
+            self.engine
+                .check_question(&asked.0, &asked.2, longest)
+                .map_err(|fault| format!("the model cannot be asked this: {fault}"))?;
+        }
+        let question = asked.2.clone();
+        self.last_asked = Some(asked);
         let sample = NewSample {
             name: incoming.name,
             image_keys: keys,
-            question: incoming.question,
+            question,
             choices: incoming.choices,
             group: incoming.group,
             metadata: incoming.metadata,

@@ -113,8 +113,8 @@ pub fn conduct(played: &Played) -> String {
         ),
     };
     format!(
-        "{}: {} batches (NextBatch {median} in the middle, {:.0} ms at worst), {} answers, {} skips, {} leases left to \
-         expire\n  ({} answers accepted late, {} refused as the place was taken); retried with the same request_id and \
+        "{}: {} batches (NextBatch {median} in the middle, {:.0} ms at worst), {} answers, skipped: {}, leases left to \
+         expire: {}\n  ({} answers accepted late, {} refused as the place was taken); retried with the same request_id and \
          answered identically:\n  {} batches, {} submissions. {glances}.\n  NextBatch after the budget was spent: {}.",
         played.curve.strategy,
         tally.batches,
