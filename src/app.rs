@@ -242,7 +242,8 @@ async fn database(settings: &Settings, role: Role) -> anyhow::Result<(Store, Opt
     Ok((store, Some(embedded)))
 }
 
-fn engine_config(settings: &Settings) -> EngineConfig {
+/// How the settings want the model to be run.
+pub fn engine_config(settings: &Settings) -> EngineConfig {
     let (engine, usual) = (&settings.engine, EngineConfig::default());
     EngineConfig {
         model_dir: engine.model_dir.clone(),

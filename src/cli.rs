@@ -1,6 +1,6 @@
 //! The command line. Everything that is not a verb is a setting (see `active-vlm config show`).
 
-use crate::lab;
+use crate::{ask, lab};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -32,6 +32,8 @@ pub enum Command {
     Migrate,
     /// Check libtorch, device, Postgres, disk and model folder, and say how to cure what is wrong.
     Doctor,
+    /// Ask a model one question about one picture.
+    Predict(ask::Args),
     /// Show the effective settings, secrets hidden.
     #[command(subcommand)]
     Config(ConfigCommand),

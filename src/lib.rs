@@ -9,6 +9,7 @@
 
 pub mod acquisition;
 pub mod app;
+pub mod ask;
 pub mod blobs;
 pub mod cli;
 pub mod doctor;
