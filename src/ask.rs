@@ -56,7 +56,9 @@ fn words(said: &Prediction, choices: &[String]) -> String {
     if !said.reasoning.is_empty() {
         let _ = writeln!(text, "reasoning    {}", said.reasoning.trim());
     }
-    let _ = writeln!(text, "probability  {:.3}", said.log_prob.exp());
+    if choices.is_empty() {
+        let _ = writeln!(text, "probability  {:.3}", said.log_prob.exp());
+    }
     let of = if choices.is_empty() { "per token" } else { "over the choices" };
     let _ = writeln!(text, "uncertainty  {:.3} nats {of}", said.uncertainty);
     let mut weighed: Vec<(&String, f32)> = choices.iter().zip(said.probabilities.iter().copied()).collect();
@@ -91,8 +93,8 @@ mod tests {
         let text = words(&said(&[0.2, 0.7, 0.1]), &["1".into(), "7".into(), "9".into()]);
         let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[1], ["reasoning", "Row", "1", "column", "2", "is", "7."]);
-        assert_eq!(rows[3], ["uncertainty", "0.250", "nats", "over", "the", "choices"]);
-        assert_eq!(rows[4..7], [["0.700", "7"], ["0.200", "1"], ["0.100", "9"]]);
+        assert_eq!(rows[2], ["uncertainty", "0.250", "nats", "over", "the", "choices"]);
+        assert_eq!(rows[3..6], [["0.700", "7"], ["0.200", "1"], ["0.100", "9"]]);
     }
 
     #[test]
