@@ -5,6 +5,7 @@
 //! Deliberately absent: what is logged and counted, which stands where it happens; labels per sample or annotator,
 //! which would grow without bound.
 
+use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -40,7 +41,10 @@ pub fn init_logs(log: &Log) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&log.filter)
         .map_err(|error| TelemetryError::Filter { filter: log.filter.clone(), reason: error.to_string() })?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for people: in a file their codes would stand between the words.
+    let colours =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+    let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
     let installed = match log.format {
         LogFormat::Text => registry.with(lines.with_target(false)).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
