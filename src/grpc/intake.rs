@@ -15,7 +15,7 @@ use super::{
 use crate::domain::{Error, Result};
 
 /// Samples of one chunk at most.
-const CHUNK: usize = 512;
+const CHUNK: usize = 1024;
 /// Bytes of image files that make a chunk full.
 const CHUNK_BYTES: usize = 8 << 20;
 
