@@ -57,7 +57,7 @@ SELECT m.name, m.image_keys, m.question, m.choices, r.number, i.rank, i.arm, i.p
   ARRAY(SELECT COALESCE(o.annotator, (SELECT l.annotator FROM leases l WHERE l.id = o.lease_id)) FROM slots o
         WHERE o.sample_id = p.sample_id AND o.slot <> p.slot AND (o.state = 'LABELLED' OR o.available_at > now()))
 FROM picked p JOIN samples m ON m.id = p.sample_id
-JOIN plan_items i ON i.round_id = p.round_id AND i.sample_id = p.sample_id
+CROSS JOIN LATERAL (SELECT * FROM plan_items WHERE round_id = p.round_id AND rank = p.rank OFFSET 0) i
 JOIN rounds r ON r.id = p.round_id JOIN versions v ON v.id = i.version_id ORDER BY p.rank, p.slot, p.sample_id;
 COMMIT;
 ";

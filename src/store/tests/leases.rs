@@ -114,6 +114,21 @@ async fn claims_of_one_annotator_that_come_together_share_what_it_may_hold(db: P
 }
 
 #[sqlx::test(migrations = "./migrations")]
+async fn claims_of_one_annotator_that_follow_while_another_is_served_share_it_too(db: PgPool) {
+    let world = World::new(db, Policy { max_held: 3, ..policy() }, 20).await;
+    world.ready().await;
+    // Each comes a few turns of the runtime later: the first are at the database when the last arrive.
+    let later = async |turns: usize| {
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        world.claim("ann", 2, &format!("r{turns}"), at(0)).await.unwrap().batch.queries.len()
+    };
+    let given = futures::future::join_all((0..40).map(later)).await;
+    assert_eq!(given.iter().sum::<usize>(), 3, "{given:?}");
+}
+
+#[sqlx::test(migrations = "./migrations")]
 async fn a_lease_beyond_the_calendar_is_refused_and_harms_nobody_else(db: PgPool) {
     let world = World::new(db, policy(), 4).await;
     world.ready().await;
