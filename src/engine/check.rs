@@ -1,17 +1,17 @@
 //! What the model takes, asked before anything is stored: the same checks that a question meets later.
 //!
-//! Invariant: a question that passes here for the tiles of its image is never refused by scoring, evaluation or
+//! Invariant: a question that passes here for the cuts of its images is never refused by scoring, evaluation or
 //! prediction for its texts or its length. Runs on the caller's thread and asks nothing of the engine's own.
 
-use super::{Engine, ItemError, Tiles};
+use super::{Cut, Engine, ItemError};
 
 impl Engine {
     /// How the model would cut an image, by its header: the rest of the file may be missing.
     ///
     /// # Errors
     /// `Image` where the header cannot be read.
-    pub fn tiles(&self, image: &[u8]) -> Result<Tiles, ItemError> {
-        self.preparer().tiles(image)
+    pub fn cut(&self, image: &[u8]) -> Result<Cut, ItemError> {
+        self.preparer().cut(image)
     }
 
     /// Tokens of the longest of `choices`, for `check_question`; 1 where there are none.
@@ -28,7 +28,7 @@ impl Engine {
     /// `ImageCount`; `Text` where it holds a special token; `TooLong`.
     pub fn check_question(
         &self,
-        images: &[Tiles],
+        images: &[Cut],
         question: &str,
         longest_choice: usize,
     ) -> Result<(), ItemError> {

@@ -87,12 +87,12 @@ pub enum ItemError {
         reason: String,
     },
     /// The item has another number of images than the model takes.
-    #[error("{found} images: this model takes exactly {taken} per question")]
+    #[error("{found} images: this model takes 1 to {most} per question")]
     ImageCount {
         /// Images of the item.
         found: usize,
-        /// Images it should have.
-        taken: usize,
+        /// Images that it may have.
+        most: usize,
     },
     /// The text cannot be used.
     #[error("{0}")]

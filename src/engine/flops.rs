@@ -4,25 +4,60 @@
 //! attention scores and mixes, the output head. Deliberately absent: norms, activations, rotary, look-ups, which are
 //! a small share and do not run at the matrix rate this is compared with.
 
-use crate::model::Config;
+use crate::model::{Config, Cut, QwenVisionConfig, VisionConfig};
 
-/// Of the tower and the connector for `tiles` tiles.
-pub(super) fn vision(config: &Config, tiles: u64) -> f64 {
-    let v = &config.vision;
-    let patches = (v.patches_per_side() * v.patches_per_side()) as f64;
+/// Patches that the tower reads of an image.
+pub(super) fn patches(config: &Config, cut: Cut) -> u64 {
+    let (rows, columns) = cut.sides();
+    match &config.vision {
+        VisionConfig::Siglip(v) => cut.tiles() as u64 * v.patches_per_side().pow(2) as u64,
+        VisionConfig::Qwen2_5(_) | VisionConfig::Qwen3(_) => (rows * columns) as u64,
+    }
+}
+
+/// Of the tower and what leads from it to the decoder, for one image.
+pub(super) fn vision(config: &Config, cut: Cut) -> f64 {
+    let all = patches(config, cut) as f64;
+    let out = config.text.hidden_size as f64;
+    2.0 * match &config.vision {
+        VisionConfig::Siglip(v) => {
+            let tile = v.patches_per_side().pow(2) as f64;
+            let (width, inner) = (v.hidden_size as f64, v.intermediate_size as f64);
+            let embed = all * (v.num_channels * v.patch_size * v.patch_size) as f64 * width;
+            let layer = all * (4.0 * width * width + 2.0 * width * inner) + 2.0 * all * tile * width;
+            // A visual token reads the patches that it folds.
+            embed + v.num_hidden_layers as f64 * layer + all * width * out
+        }
+        VisionConfig::Qwen2_5(v) => {
+            let whole = v.fullatt_block_indexes.len().min(v.depth as usize) as f64;
+            let window = ((v.window_tokens() * v.spatial_merge_size).pow(2) as f64).min(all);
+            let seen = (whole * all + (v.depth as f64 - whole) * window) / v.depth as f64;
+            qwen(v, all, seen, 3.0) + merger(v, all)
+        }
+        VisionConfig::Qwen3(v) => {
+            qwen(v, all, all, 2.0) + merger(v, all) * (1 + v.deepstack_visual_indexes.len()) as f64
+        }
+    }
+}
+
+/// Blocks of a Qwen tower whose patches see `seen` others on average and whose MLP has `matrices` matrices.
+fn qwen(v: &QwenVisionConfig, patches: f64, seen: f64, matrices: f64) -> f64 {
     let (width, inner) = (v.hidden_size as f64, v.intermediate_size as f64);
-    let embed = patches * (v.num_channels * v.patch_size * v.patch_size) as f64 * width;
-    let layer = patches * (4.0 * width * width + 2.0 * width * inner) + 2.0 * patches * patches * width;
-    let folded = width * (config.scale_factor * config.scale_factor) as f64;
-    let connector = config.visual_tokens() as f64 * folded * config.text.hidden_size as f64;
-    2.0 * tiles as f64 * (embed + v.num_hidden_layers as f64 * layer + connector)
+    let layer = patches * (4.0 * width * width + matrices * width * inner) + 2.0 * patches * seen * width;
+    patches * v.patch_numbers() as f64 * width + v.depth as f64 * layer
+}
+
+fn merger(v: &QwenVisionConfig, patches: f64) -> f64 {
+    let unit = v.spatial_merge_size.pow(2) as f64;
+    let folded = v.hidden_size as f64 * unit;
+    patches / unit * (folded * folded + folded * v.out_hidden_size as f64)
 }
 
 /// Of the decoder for `rows` rows of `new` tokens after `past` cached ones (attention is counted in full, not half).
 pub(super) fn decoder(config: &Config, rows: u64, new: u64, past: u64) -> f64 {
     let t = &config.text;
-    let (width, inner, head) = (t.hidden_size as f64, t.intermediate_size as f64, t.head_dim() as f64);
-    let (queries, keys) = (t.num_attention_heads as f64 * head, t.kv_heads() as f64 * head);
+    let (width, inner, head) = (t.hidden_size as f64, t.intermediate_size as f64, t.head_dim as f64);
+    let (queries, keys) = (t.num_attention_heads as f64 * head, t.num_key_value_heads as f64 * head);
     let tokens = (rows * new) as f64;
     let projections = tokens * (2.0 * width * queries + 2.0 * width * keys + 3.0 * width * inner);
     let attention = 2.0 * tokens * (past + new) as f64 * queries;
@@ -53,7 +88,7 @@ mod tests {
     fn the_operations_of_a_small_model_by_hand() {
         let config = config();
         // 4 patches: embed 4*12*2 = 96; layer 4*(16+12) + 2*16*2 = 176; connector 1*8*4 = 32: 304 multiply-adds.
-        assert_eq!(vision(&config, 3), 2.0 * 3.0 * 304.0);
+        assert_eq!(vision(&config, Cut::Tiles { rows: 1, columns: 2 }), 2.0 * 3.0 * 304.0);
         // 3 tokens after 2: projections 3*(2*4*4 + 2*4*2 + 3*4*5) = 324; attention 2*3*5*4 = 120.
         assert_eq!(decoder(&config, 1, 3, 2), 2.0 * 444.0);
         assert_eq!(head(&config, 2), 2.0 * 2.0 * 40.0);

@@ -150,11 +150,10 @@ impl Fork {
             group.iter().flat_map(|lesson| lesson.pictures.iter().map(AsRef::as_ref)).collect();
         let visual = see(vlm, &pictures, self.tower, cache, budget, &mut Cost::default());
         let prompts: Vec<Vec<i64>> = group.iter().map(|lesson| lesson.prompt.clone()).collect();
-        let (ids, mask) = vlm.batch(&prompts);
-        let embeds =
-            vlm.embed(&ids, &Tensor::cat(&visual, 0)).map_err(|e| EngineError::Invalid(e.to_string()))?;
+        let inputs = vlm.prompts(&prompts, &visual).map_err(|e| EngineError::Invalid(e.to_string()))?;
         let mut seen = KvCache::new();
-        let asked = vlm.decode(&embeds, &mask, Some(&mut seen)).slice(1, -1, None, 1);
+        let asked = vlm.prefill(&inputs, Some(&mut seen)).slice(1, -1, None, 1);
+        let mask = inputs.mask;
         let (mut total, mut parts) = (Vec::new(), Vec::new());
         for kind in 0..group.iter().map(|lesson| lesson.replies.len()).max().unwrap_or(0) {
             let of_kind = |(row, lesson): (usize, &&'l Lesson)| Some((row as i64, lesson.replies.get(kind)?));

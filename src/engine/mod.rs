@@ -23,7 +23,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-pub use crate::model::Tiles;
+pub use crate::model::Cut;
 pub use crate::training::batches::order as batch_order;
 pub use error::{EngineError, ItemError};
 pub use evaluate::{same_answer, summarise};

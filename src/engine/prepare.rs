@@ -4,7 +4,7 @@
 //! Deliberately absent: tensors.
 
 use super::ItemError;
-use crate::model::{Config, ImageLimits, Pixels, Processor, Tiles};
+use crate::model::{Config, Cut, ImageLimits, Pixels, Processor};
 use crate::training::sft::{self, Reply};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 /// Text that every answer follows.
 const MARK: &str = " Answer:";
-/// Images of one question: the prompt and the rows of a training are made for one.
-pub(super) const IMAGES: usize = 1;
+/// Images of one question at most; how many fit is a matter of its tokens.
+pub(super) const IMAGES: usize = 8;
 /// Tokens of a free answer at most.
 pub(super) const ANSWER_TOKENS: usize = 32;
 /// Tokens of a reasoning at most.
@@ -123,8 +123,8 @@ impl Preparer {
     }
 
     /// How an image would be cut, by its header.
-    pub fn tiles(&self, image: &[u8]) -> Result<Tiles, ItemError> {
-        self.processor.image.tiles(image).map_err(|e| ItemError::Image { index: 0, reason: e.to_string() })
+    pub fn cut(&self, image: &[u8]) -> Result<Cut, ItemError> {
+        self.processor.image.cut(image).map_err(|e| ItemError::Image { index: 0, reason: e.to_string() })
     }
 
     /// Tokens of the longest of `choices` (1 where there are none): what a question must leave room for.
@@ -133,11 +133,9 @@ impl Preparer {
     }
 
     /// Whether a question about images cut like this can be asked, by the checks of `question` but for decoding.
-    pub fn check(&self, images: &[Tiles], question: &str, longest_choice: usize) -> Result<(), ItemError> {
-        let &[tiles] = images else {
-            return Err(ItemError::ImageCount { found: images.len(), taken: IMAGES });
-        };
-        let prompt = self.processor.prompt_ids(question, tiles).map_err(text_error)?;
+    pub fn check(&self, images: &[Cut], question: &str, longest_choice: usize) -> Result<(), ItemError> {
+        check_count(images.len())?;
+        let prompt = self.processor.prompt_ids(question, images).map_err(text_error)?;
         self.check_length(prompt.len() + self.mark.len() + longest_choice)
     }
 
@@ -190,24 +188,27 @@ impl Preparer {
         question: &str,
         album: &mut Album,
     ) -> Result<(Vec<Arc<Picture>>, Vec<i64>), ItemError> {
-        let [image] = images else {
-            return Err(ItemError::ImageCount { found: images.len(), taken: IMAGES });
-        };
-        let key = Sha256::digest(image).into();
-        let picture = match album.get(&key) {
-            Some(picture) => picture.clone(),
-            None => {
-                let pixels = self
-                    .processor
-                    .decode(image, &self.limits)
-                    .map_err(|e| ItemError::Image { index: 0, reason: e.to_string() })?;
-                let picture = Arc::new(Picture { key, pixels });
-                album.insert(key, picture.clone());
-                picture
-            }
-        };
-        let prompt = self.processor.prompt_ids(question, picture.pixels.tiles).map_err(text_error)?;
-        Ok((vec![picture], prompt))
+        check_count(images.len())?;
+        let mut pictures = Vec::with_capacity(images.len());
+        for (index, image) in images.iter().enumerate() {
+            let key = Sha256::digest(image).into();
+            let picture = match album.get(&key) {
+                Some(picture) => picture.clone(),
+                None => {
+                    let pixels = self
+                        .processor
+                        .decode(image, &self.limits)
+                        .map_err(|e| ItemError::Image { index, reason: e.to_string() })?;
+                    let picture = Arc::new(Picture { key, pixels });
+                    album.insert(key, picture.clone());
+                    picture
+                }
+            };
+            pictures.push(picture);
+        }
+        let cuts: Vec<Cut> = pictures.iter().map(|picture| picture.pixels.cut).collect();
+        let prompt = self.processor.prompt_ids(question, &cuts).map_err(text_error)?;
+        Ok((pictures, prompt))
     }
 
     /// Ids of a text from outside, with the space that parts it from what stands before.
@@ -236,6 +237,13 @@ impl Preparer {
             return Err(ItemError::TooLong { tokens, limit: self.longest });
         }
         Ok(())
+    }
+}
+
+fn check_count(images: usize) -> Result<(), ItemError> {
+    match images {
+        1..=IMAGES => Ok(()),
+        found => Err(ItemError::ImageCount { found, most: IMAGES }),
     }
 }
 

@@ -54,6 +54,5 @@ pub fn model(folder: &Path) -> Result<String, EngineError> {
     };
     let checkpoint = Checkpoint::open(folder).map_err(load)?;
     let model = checkpoint.build(Device::Cpu, Kind::Float).map_err(load)?;
-    let scalars: usize = model.trainable().iter().map(|(_, tensor)| tensor.numel()).sum();
-    Ok(format!("{:.2} M parameters, loads and fits its configuration", scalars as f64 / 1e6))
+    Ok(format!("{:.2} M parameters, loads and fits its configuration", model.parameters() as f64 / 1e6))
 }

@@ -10,7 +10,7 @@ use super::prepare::{ANSWER_TOKENS, Preparer, Question};
 use super::sight::{Tower, VisionCache, see};
 use super::{Cost, EngineError, ItemError, Score, flops};
 use crate::domain::uncertainty;
-use crate::model::{KvCache, Vlm, greedy_from};
+use crate::model::{KvCache, Visual, Vlm, greedy_from};
 use tch::{IndexOp, Kind, Tensor};
 
 /// A score and what only some callers want.
@@ -69,15 +69,12 @@ impl Scorer<'_> {
         let pictures: Vec<_> = batch.iter().flat_map(|q| q.pictures.iter().map(AsRef::as_ref)).collect();
         let visual = see(self.vlm, &pictures, self.tower, self.cache, self.budget, &mut self.cost);
         let rows: Vec<Vec<i64>> = batch.iter().map(|q| q.context()).collect();
-        let (ids, mask) = self.vlm.batch(&rows);
-        let (height, width) = (ids.size()[0], ids.size()[1]);
-        let embeds = self
-            .vlm
-            .embed(&ids, &Tensor::cat(&visual, 0))
-            .map_err(|e| EngineError::Invalid(e.to_string()))?;
+        let inputs = self.vlm.prompts(&rows, &visual).map_err(|e| EngineError::Invalid(e.to_string()))?;
+        let (height, width) = (rows.len() as i64, inputs.len());
         self.count(rows.iter().map(Vec::len).sum(), height, width, 0, height);
         let mut cache = KvCache::new();
-        let hidden = self.vlm.decode(&embeds, &mask, Some(&mut cache));
+        let hidden = self.vlm.prefill(&inputs, Some(&mut cache));
+        let mask = inputs.mask;
         let first = self.vlm.logits(&hidden.select(1, -1)).log_softmax(-1, Kind::Float);
 
         let open = batch[0].paths.is_empty();
@@ -233,7 +230,7 @@ fn closed(question: &Question, log_probs: &[f32], embedding: Vec<f32>) -> Scored
 /// Where each sample lies (method.md, section 2): the final hidden state pooled over question and answer positions,
 /// and half as much of the pooled visual tokens, each of norm 1 before, the whole of norm 1 after. `hidden` `[B, T, D]`
 /// is of rows padded on the left.
-fn embeddings(batch: &[&Question], hidden: &Tensor, visual: &[Tensor]) -> Vec<Vec<f32>> {
+fn embeddings(batch: &[&Question], hidden: &Tensor, visual: &[Visual]) -> Vec<Vec<f32>> {
     let (rows, width) = (hidden.size()[0], hidden.size()[1] as usize);
     let mut pool = vec![0.0f32; batch.len() * width];
     for (row, question) in batch.iter().enumerate() {
@@ -251,7 +248,8 @@ fn embeddings(batch: &[&Question], hidden: &Tensor, visual: &[Tensor]) -> Vec<Ve
             let own: Vec<Tensor> = visual
                 .by_ref()
                 .take(question.pictures.len())
-                .map(|t| t.to_kind(Kind::Float).reshape([-1, t.size()[2]]))
+                // Behind the visual tokens may stand features of other depths.
+                .map(|image| image.features.narrow(1, 0, hidden.size()[2]).to_kind(Kind::Float))
                 .collect();
             Tensor::cat(&own, 0).mean_dim(0, false, Kind::Float)
         })

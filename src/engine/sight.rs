@@ -6,9 +6,8 @@
 use super::Cost;
 use super::flops;
 use super::prepare::Picture;
-use crate::model::Vlm;
+use crate::model::{Visual, Vlm};
 use std::collections::{BTreeMap, HashMap};
-use tch::Tensor;
 
 /// Which tower made the tokens: 0 is the base's.
 pub(super) type Tower = u64;
@@ -21,7 +20,7 @@ pub(super) struct VisionCache {
     limit: usize,
     bytes: usize,
     clock: u64,
-    tokens: HashMap<Key, (Tensor, u64)>,
+    tokens: HashMap<Key, (Visual, u64)>,
     order: BTreeMap<u64, Key>,
 }
 
@@ -30,23 +29,23 @@ impl VisionCache {
         Self { limit, bytes: 0, clock: 0, tokens: HashMap::new(), order: BTreeMap::new() }
     }
 
-    fn get(&mut self, key: Key) -> Option<Tensor> {
+    fn get(&mut self, key: Key) -> Option<Visual> {
         let (tokens, used) = self.tokens.get_mut(&key)?;
         self.order.remove(used);
         self.clock += 1;
         *used = self.clock;
         self.order.insert(self.clock, key);
-        Some(tokens.shallow_clone())
+        Some(tokens.clone())
     }
 
-    fn put(&mut self, key: Key, tokens: &Tensor) {
+    fn put(&mut self, key: Key, tokens: &Visual) {
         let size = bytes(tokens);
         if size > self.limit || self.tokens.contains_key(&key) {
             return;
         }
         self.clock += 1;
         self.bytes += size;
-        self.tokens.insert(key, (tokens.shallow_clone(), self.clock));
+        self.tokens.insert(key, (tokens.clone(), self.clock));
         self.order.insert(self.clock, key);
         while self.bytes > self.limit {
             let Some((_, oldest)) = self.order.pop_first() else { break };
@@ -68,11 +67,11 @@ impl VisionCache {
     }
 }
 
-fn bytes(tokens: &Tensor) -> usize {
-    tokens.numel() * tokens.kind().elt_size_in_bytes()
+fn bytes(tokens: &Visual) -> usize {
+    tokens.features.numel() * tokens.features.kind().elt_size_in_bytes()
 }
 
-/// Visual tokens `[tiles, n_visual, D]` of each picture, in order; equal pictures share one pass.
+/// What the decoder is given of each picture, in order; equal pictures share one pass.
 ///
 /// `tower` names a tower that stands still; without it nothing is looked up or kept (and gradients flow).
 /// `budget` bounds the patches of one pass.
@@ -83,8 +82,8 @@ pub(super) fn see(
     cache: &mut VisionCache,
     budget: usize,
     cost: &mut Cost,
-) -> Vec<Tensor> {
-    let mut seen: HashMap<[u8; 32], Tensor> = HashMap::new();
+) -> Vec<Visual> {
+    let mut seen: HashMap<[u8; 32], Visual> = HashMap::new();
     let mut new: Vec<&Picture> = Vec::new();
     for picture in pictures {
         if seen.contains_key(&picture.key) || new.iter().any(|p| p.key == picture.key) {
@@ -97,39 +96,37 @@ pub(super) fn see(
             None => new.push(picture),
         }
     }
-    let patches = (vlm.config().vision.patches_per_side().pow(2) as usize).max(1);
-    let most = (budget / patches).max(1);
     while !new.is_empty() {
-        let mut tiles = 0;
+        let mut patches = 0;
         let count = new.iter().take_while(|p| {
-            tiles += p.pixels.tiles.count();
-            tiles <= most
+            patches += flops::patches(vlm.config(), p.pixels.cut);
+            patches <= budget as u64
         });
         let rest = new.split_off(count.count().max(1));
         let group = std::mem::replace(&mut new, rest);
         let pixels: Vec<_> = group.iter().map(|p| &p.pixels).collect();
-        let sizes: Vec<i64> = pixels.iter().map(|p| p.tiles.count() as i64).collect();
-        let tokens = vlm.vision(&vlm.pixels(&pixels));
-        cost.flops += flops::vision(vlm.config(), sizes.iter().sum::<i64>() as u64);
-        for (picture, part) in group.iter().zip(tokens.split_with_sizes(&sizes, 0)) {
+        cost.flops += pixels.iter().map(|p| flops::vision(vlm.config(), p.cut)).sum::<f64>();
+        for (picture, visual) in group.iter().zip(vlm.see(&pixels)) {
             if let Some(tower) = tower {
                 // A copy, so that one kept picture does not keep the whole pass's memory.
-                let own = part.detach().copy();
+                let own = Visual { features: visual.features.detach().copy(), cut: visual.cut };
                 cache.put((tower, picture.key), &own);
             }
-            seen.insert(picture.key, part);
+            seen.insert(picture.key, visual);
         }
     }
-    pictures.iter().map(|p| seen[&p.key].shallow_clone()).collect()
+    pictures.iter().map(|p| seen[&p.key].clone()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Cut;
 
     #[test]
     fn the_cache_stays_within_its_bytes_and_drops_the_least_recently_used() {
-        let tokens = || Tensor::zeros([1, 4, 2], (tch::Kind::Float, tch::Device::Cpu)); // 32 bytes
+        let zeros = || tch::Tensor::zeros([4, 2], (tch::Kind::Float, tch::Device::Cpu)); // 32 bytes
+        let tokens = || Visual { features: zeros(), cut: Cut::WHOLE };
         let key = |n: u8| (0, [n; 32]);
         let mut cache = VisionCache::new(64);
         cache.put(key(1), &tokens());

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use tch::{Kind, Tensor};
+use tch::Kind;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -79,7 +79,7 @@ impl Machine {
             named.as_ref().and_then(|dir| dir.file_name()).map(|name| name.to_string_lossy().into_owned());
         let info = EngineInfo {
             model: named.unwrap_or_else(|| folder.clone()),
-            parameters: base.trainable().iter().map(|(_, tensor)| tensor.numel() as u64).sum(),
+            parameters: base.parameters(),
             device: config.device.clone(),
             vocab: checkpoint.config.text.vocab_size as usize,
             embedding_dim: 2 * checkpoint.config.text.hidden_size as usize,
@@ -299,13 +299,14 @@ fn reason_about(scorer: &mut Scorer<'_>, question: &Question) -> Result<Vec<i64>
     let _guard = tch::no_grad_guard();
     let pictures: Vec<_> = question.pictures.iter().map(AsRef::as_ref).collect();
     let visual = see(scorer.vlm, &pictures, scorer.tower, scorer.cache, scorer.budget, &mut scorer.cost);
-    let (ids, mask) = scorer.vlm.batch(std::slice::from_ref(&question.prompt));
-    let embeds =
-        scorer.vlm.embed(&ids, &Tensor::cat(&visual, 0)).map_err(|e| EngineError::Invalid(e.to_string()))?;
+    let inputs = scorer
+        .vlm
+        .prompts(std::slice::from_ref(&question.prompt), &visual)
+        .map_err(|e| EngineError::Invalid(e.to_string()))?;
     let mark = scorer.preparer.mark();
     let longest_path = question.paths.iter().map(Vec::len).max().unwrap_or(super::prepare::ANSWER_TOKENS);
     let most = scorer.preparer.room(question.len() + longest_path, REASONING_TOKENS);
-    let mut chain = greedy(scorer.vlm, &embeds, &mask, most, scorer.preparer.ends()).swap_remove(0);
+    let mut chain = greedy(scorer.vlm, &inputs, most, scorer.preparer.ends()).swap_remove(0);
     if let Some(at) = chain.windows(mark.len()).position(|window| window == mark) {
         chain.truncate(at);
     }

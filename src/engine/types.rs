@@ -87,7 +87,7 @@ pub struct EngineInfo {
     pub embedding_dim: usize,
     /// sha256 of the base weights' file, in hex.
     pub base_sha256: String,
-    /// Images of one question: no more and no fewer.
+    /// Images of one question at most.
     pub images_per_question: usize,
 }
 

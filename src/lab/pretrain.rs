@@ -425,7 +425,7 @@ mod tests {
             let seen = processor.decode(&sample.image_png, &ImageLimits::default()).unwrap();
             let canvas = image::load_from_memory(&sample.image_png).unwrap().to_rgb8();
             let example = text.asked(canvas.as_raw(), &sample.cell_captions, &sample.question);
-            let prompt = processor.prompt_ids(&sample.question, seen.tiles).unwrap();
+            let prompt = processor.prompt_ids(&sample.question, &[seen.cut]).unwrap();
             assert_eq!(prompt, example.tokens[..prompt.len()]);
             assert_eq!(text.ids(" Answer:"), example.tokens[prompt.len()..]);
             assert_eq!(seen.data.len(), example.pixels.len());

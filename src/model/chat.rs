@@ -62,7 +62,7 @@ impl ChatTemplate {
 }
 
 fn refuse(error: minijinja::Error) -> ModelError {
-    ModelError::text(format!("chat template: {error}"), "use the template of a SmolVLM")
+    ModelError::text(format!("chat template: {error}"), "use the model's own template")
 }
 
 #[cfg(test)]

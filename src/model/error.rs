@@ -28,7 +28,7 @@ pub enum ModelError {
     },
     /// config.json names an architecture that is not built in.
     #[error(
-        "model_type '{found}' is not supported; this build runs the model types 'smolvlm' and 'idefics3'"
+        "model_type '{found}' is not supported; this build runs the model types 'smolvlm', 'idefics3', 'qwen2_5_vl' and 'qwen3_vl'"
     )]
     UnsupportedModel {
         /// The model_type found.
@@ -80,7 +80,7 @@ pub enum ModelError {
     },
     /// The prompt has another number of image tokens than there are visual tokens.
     #[error(
-        "the prompt has {wanted} image tokens but {given} visual tokens were given; pass every image's pixels with the prompt made for its tiles"
+        "the prompt has {wanted} image tokens but {given} visual tokens were given; pass every image's pixels with the prompt made for its cut"
     )]
     VisualTokens {
         /// Image tokens in the prompt.

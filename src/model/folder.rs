@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tch::{Device, Kind};
 
-use super::layout::Params;
+use super::layout::{Params, Spec, layout};
 use super::weights::{self, Weights};
 use super::{Config, ModelError, Processor, Trainable, Vlm};
 
@@ -28,18 +28,28 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let config = Config::open(&dir.join("config.json"))?;
         let processor = Processor::with_config(dir, &config)?;
-        if i64::from(processor.image.tile()) != config.vision.image_size {
-            let what = format!(
-                "tiles of {} pixels for a tower of {}",
-                processor.image.tile(),
-                config.vision.image_size
-            );
-            let cure = "make max_image_size equal to config.json's vision image_size";
-            return Err(ModelError::folder(&dir.join("preprocessor_config.json"), what, cure));
-        }
-        let weights = Weights::open(dir)?;
+        processor
+            .image
+            .fit(&config)
+            .map_err(|(what, cure)| ModelError::folder(&dir.join("preprocessor_config.json"), what, cure))?;
+        let weights = Weights::open(dir, config.family)?;
         weights.check(&config)?;
         Ok(Self { config, processor, weights })
+    }
+
+    /// The kind of number that the weights are stored as.
+    pub fn stored_kind(&self) -> Kind {
+        self.weights.kind()
+    }
+
+    /// Bytes of the weights as stored.
+    pub fn stored_bytes(&self) -> u64 {
+        self.weights.bytes()
+    }
+
+    /// Scalars in the weights.
+    pub fn parameters(&self) -> u64 {
+        layout(&self.config).iter().map(Spec::count).sum()
     }
 
     /// Reads the weights onto a device, as numbers of `kind`.
@@ -62,5 +72,10 @@ pub(crate) fn save(
     let text = format!("{:#}\n", config.to_json());
     std::fs::write(&path, text).map_err(ModelError::io(&path))?;
     processor.save(dir)?;
-    weights::write(dir, params)
+    weights::write(dir, config.family, params)?;
+    // An index would lead to shards that are not written.
+    match std::fs::remove_file(dir.join("model.safetensors.index.json")) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ModelError::io(dir)(e)),
+        _ => Ok(()),
+    }
 }

@@ -4,23 +4,16 @@
 
 use tch::{Kind, Tensor};
 
-use super::{KvCache, Vlm};
+use super::{Inputs, KvCache, Vlm};
 
 /// The most likely continuation of each row: up to `max_new_tokens` ids, ending before the first of `eos`.
 ///
-/// `embeds` `[B, T, D]` are the prompts' embeddings padded on the left, `mask` (`[B, T]`, bool or int64) marks what is
-/// real. No gradients are kept. Source: `generate(do_sample=False)` of transformers, less the end token itself.
-pub fn greedy(
-    vlm: &Vlm,
-    embeds: &Tensor,
-    mask: &Tensor,
-    max_new_tokens: usize,
-    eos: &[i64],
-) -> Vec<Vec<i64>> {
+/// No gradients are kept. Source: `generate(do_sample=False)` of transformers, less the end token itself.
+pub fn greedy(vlm: &Vlm, prompts: &Inputs, max_new_tokens: usize, eos: &[i64]) -> Vec<Vec<i64>> {
     tch::no_grad(|| {
         let mut cache = KvCache::new();
-        let hidden = vlm.decode(embeds, mask, Some(&mut cache)).select(1, -1);
-        greedy_from(vlm, cache, &vlm.logits(&hidden), mask, max_new_tokens, eos)
+        let hidden = vlm.prefill(prompts, Some(&mut cache)).select(1, -1);
+        greedy_from(vlm, cache, &vlm.logits(&hidden), &prompts.mask, max_new_tokens, eos)
     })
 }
 

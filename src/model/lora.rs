@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
-use super::layout::{CONNECTOR, Params, VISION};
+use super::layout::{Params, is_visual};
 
 /// Which weights a fork trains.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,8 +76,7 @@ impl LoraConfig {
             let what = format!("rank {}, alpha {}, dropout {}", self.rank, self.alpha, self.dropout);
             return Err(ModelError::adapter(what, "use rank >= 1, a finite alpha and dropout in [0, 1)"));
         }
-        let inside =
-            |module: &str| self.vision || !(module.starts_with(VISION) || module.starts_with(CONNECTOR));
+        let inside = |module: &str| self.vision || !is_visual(module);
         let hit = |module: &str, target: &String| {
             module == target || module.strip_suffix(target.as_str()).is_some_and(|head| head.ends_with('.'))
         };

@@ -1,7 +1,8 @@
 //! The vision-language model: tensor maths, and the Hugging Face folder it is read from and written to.
 //!
-//! Owns the SmolVLM architecture (SigLIP-style tower, pixel-shuffle connector, Llama-style decoder), its LoRA adapters,
-//! its weights on disk and its processor (image, tokenizer, chat template).
+//! Owns the architectures (SmolVLM and Idefics3, Qwen2.5-VL, Qwen3-VL), their LoRA adapters, their weights on disk and
+//! their processors (image, tokenizer, chat template). `config` reads the family from config.json, `vision` holds a
+//! tower per family, `text` the one decoder that all share; `vlm` puts them together.
 //!
 //! Invariant: every tensor carries the reference implementation's name and shape, so a folder written here loads there
 //! and the other way round. A [`Vlm`] is owned by one thread; a [`Processor`] holds no tensor and is shared freely.
@@ -9,15 +10,17 @@
 //! Deliberately absent: losses, optimisers and schedules (`training`), commands and threads (`engine`), any policy
 //! about what to ask of the model, and any download.
 
+mod cache;
 mod chat;
 mod config;
-mod connector;
 mod error;
 mod folder;
 mod generate;
 mod image;
+mod inputs;
 mod layout;
 mod lora;
+mod norm;
 mod processor;
 mod resize;
 #[cfg(test)]
@@ -28,15 +31,17 @@ mod vision;
 mod vlm;
 mod weights;
 
+pub use cache::KvCache;
 pub use chat::{ChatTemplate, SMOLVLM_TEMPLATE};
-pub use config::{Config, TextConfig, VisionConfig};
+pub use config::{Config, Family, QwenVisionConfig, Rotary, SiglipConfig, TextConfig, VisionConfig};
 pub use error::ModelError;
 pub use folder::Checkpoint;
 pub use generate::{greedy, greedy_from};
-pub use image::{ImageLimits, ImageProcessor, Pixels, Tiles};
+pub use image::{Cut, ImageLimits, ImageProcessor, Pixels};
+pub use inputs::Inputs;
 pub use lora::{LoraConfig, Trainable};
 pub use processor::Processor;
-pub use text::KvCache;
 pub use tokenizer::Tokenizer;
+pub use vision::Visual;
 pub use vlm::{Traced, Vlm};
 pub(crate) use weights::{from_bytes, to_bytes};

@@ -1,16 +1,17 @@
 //! Everything between the outside and the numbers: images, prompts, ids.
 //!
-//! Source: `SmolVLMProcessor` of transformers.
+//! Source: `SmolVLMProcessor`, `Idefics3Processor`, `Qwen2_5_VLProcessor` and `Qwen3VLProcessor` of transformers.
 //! Invariant: holds no tensor; cheap to clone, `Send` and `Sync`. A question from outside cannot smuggle in a special
-//! token, so a prompt has exactly the image tokens that its tiles ask for.
-//! Deliberately absent: video, several images in one turn, conversations of several turns.
+//! token, so a prompt has exactly the image tokens that its images ask for.
+//! Deliberately absent: video, conversations of several turns.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{ChatTemplate, Config, ImageLimits, ImageProcessor, ModelError, Pixels, Tiles, Tokenizer};
+use super::config::Family;
+use super::{ChatTemplate, Config, Cut, ImageLimits, ImageProcessor, ModelError, Pixels, Tokenizer};
 
 /// Files of a folder that belong to the processor and are copied when a model is saved.
 const FILES: [&str; 10] = [
@@ -27,10 +28,33 @@ const FILES: [&str; 10] = [
 ];
 const GENERATION: &str = "generation_config.json";
 
-const IMAGE: &str = "<image>";
 const AROUND: &str = "<fake_token_around_image>";
 const WHOLE: &str = "<global-img>";
-const END: &str = "<end_of_utterance>";
+
+/// The special tokens of a family.
+struct Words {
+    /// Stands for an image in the chat template, and for one visual token in the prompt.
+    image: &'static str,
+    /// Ends an utterance.
+    end: &'static str,
+    /// Others that a prompt needs.
+    others: &'static [&'static str],
+}
+
+impl Family {
+    fn words(self) -> Words {
+        match self {
+            Family::SmolVlm => {
+                Words { image: "<image>", end: "<end_of_utterance>", others: &[AROUND, WHOLE] }
+            }
+            Family::Qwen2_5Vl | Family::Qwen3Vl => Words {
+                image: "<|image_pad|>",
+                end: "<|im_end|>",
+                others: &["<|vision_start|>", "<|vision_end|>"],
+            },
+        }
+    }
+}
 
 /// Image processor, tokenizer and chat template of one model folder.
 #[derive(Debug, Clone)]
@@ -41,7 +65,9 @@ pub struct Processor {
     pub tokenizer: Tokenizer,
     /// Question to prompt.
     pub chat: ChatTemplate,
-    visual_tokens: usize,
+    family: Family,
+    /// Visual tokens of a tile; patches per visual token of a grid.
+    per: usize,
     eos: Arc<[i64]>,
     pad: i64,
     files: Arc<Vec<(&'static str, Vec<u8>)>>,
@@ -77,22 +103,29 @@ impl Processor {
                 .id(content)
                 .ok_or_else(|| ModelError::folder(&path, format!("no token '{content}'"), cure))
         };
-        if token(IMAGE)? != config.image_token_id {
-            let what = format!("'{IMAGE}' is not config.json's image_token_id {}", config.image_token_id);
+        let words = config.family.words();
+        if token(words.image)? != config.image_token_id {
+            let what =
+                format!("'{}' is not config.json's image_token_id {}", words.image, config.image_token_id);
             return Err(ModelError::folder(&path, what, cure));
         }
-        token(AROUND)?;
-        token(WHOLE)?;
-        let mut eos = vec![token(END)?];
+        for other in words.others {
+            token(other)?;
+        }
+        let mut eos = vec![token(words.end)?];
         for id in folder.json(GENERATION)?.iter().flat_map(|json| ids(&json["eos_token_id"])) {
             if !eos.contains(&id) {
                 eos.push(id);
             }
         }
         Ok(Self {
-            image: folder.image_processor()?,
+            image: folder.image_processor(config.family)?,
             chat: folder.chat_template()?,
-            visual_tokens: config.visual_tokens() as usize,
+            family: config.family,
+            per: match config.siglip() {
+                Some(v) => (v.patches_per_side() / config.scale_factor).pow(2) as usize,
+                None => config.scale_factor.pow(2) as usize,
+            },
             pad: config.pad_token_id.unwrap_or(eos[0]),
             eos: eos.into(),
             tokenizer,
@@ -105,13 +138,26 @@ impl Processor {
         self.image.prepare(bytes, limits)
     }
 
-    /// Ids of the prompt for a question about one image, image tokens expanded, ending after `Assistant:`.
+    /// Ids of the prompt for a question about images cut like this, image tokens expanded, up to where the assistant
+    /// begins to speak.
     ///
-    /// Errors: a special token written in the question.
-    pub fn prompt_ids(&self, question: &str, tiles: Tiles) -> Result<Vec<i64>, ModelError> {
+    /// Errors: a special token written in the question; a template that leaves out an image.
+    pub fn prompt_ids(&self, question: &str, cuts: &[Cut]) -> Result<Vec<i64>, ModelError> {
         self.check_plain(question)?;
-        let prompt = self.chat.prompt(question, 1)?;
-        self.tokenizer.ids(&prompt.replacen(IMAGE, &self.image_text(tiles), 1))
+        let prompt = self.chat.prompt(question, cuts.len())?;
+        let mut parts = prompt.split(self.family.words().image);
+        // A split gives at least one part.
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        let mut cuts = cuts.iter();
+        for part in parts {
+            let Some(&cut) = cuts.next() else { return Err(miscounted()) };
+            text.push_str(&self.image_text(cut));
+            text.push_str(part);
+        }
+        match cuts.next() {
+            None => self.tokenizer.ids(&text),
+            Some(_) => Err(miscounted()),
+        }
     }
 
     /// Ids of a text as it stands: nothing added, special tokens in the text recognised.
@@ -137,7 +183,7 @@ impl Processor {
         }
     }
 
-    /// Ids that end an answer: `<end_of_utterance>` first, then those of generation_config.json.
+    /// Ids that end an answer: the end of an utterance first, then those of generation_config.json.
     pub fn eos_ids(&self) -> &[i64] {
         &self.eos
     }
@@ -147,22 +193,31 @@ impl Processor {
         self.pad
     }
 
-    /// Visual tokens per tile.
-    pub fn visual_tokens(&self) -> usize {
-        self.visual_tokens
+    /// Visual tokens of an image cut like this.
+    pub fn visual_tokens(&self, cut: Cut) -> usize {
+        match cut {
+            Cut::Tiles { .. } => cut.tiles() * self.per,
+            Cut::Grid { rows, columns } => rows * columns / self.per,
+        }
     }
 
-    /// The text that stands for an image's tiles.
-    fn image_text(&self, tiles: Tiles) -> String {
-        let tokens = IMAGE.repeat(self.visual_tokens);
+    /// The text that stands for an image.
+    fn image_text(&self, cut: Cut) -> String {
+        let image = self.family.words().image;
+        let (rows, columns) = match cut {
+            // The chat template writes what stands around them.
+            Cut::Grid { .. } => return image.repeat(self.visual_tokens(cut)),
+            Cut::Tiles { rows, columns } => (rows, columns),
+        };
+        let tokens = image.repeat(self.per);
         let mut text = String::new();
-        for row in 1..=tiles.rows {
-            for column in 1..=tiles.columns {
+        for row in 1..=rows {
+            for column in 1..=columns {
                 text.push_str(&format!("{AROUND}<row_{row}_col_{column}>{tokens}"));
             }
             text.push('\n');
         }
-        if tiles != Tiles::WHOLE {
+        if cut != Cut::WHOLE {
             text.push('\n');
         }
         text + AROUND + WHOLE + &tokens + AROUND
@@ -176,6 +231,13 @@ impl Processor {
         }
         Ok(())
     }
+}
+
+fn miscounted() -> ModelError {
+    ModelError::text(
+        "chat template: another number of images than were given",
+        "use the model's own template",
+    )
 }
 
 /// A token id or a list of them.
@@ -205,14 +267,14 @@ impl Folder<'_> {
     }
 
     /// preprocessor_config.json, or the same inside the newer processor_config.json.
-    fn image_processor(&self) -> Result<ImageProcessor, ModelError> {
+    fn image_processor(&self, family: Family) -> Result<ImageProcessor, ModelError> {
         let name = "preprocessor_config.json";
         if let Some(json) = self.json(name)? {
-            return ImageProcessor::from_json(&self.dir.join(name), json);
+            return ImageProcessor::from_json(&self.dir.join(name), family, json);
         }
         match self.json("processor_config.json")?.map(|mut json| json["image_processor"].take()) {
             Some(json) if json.is_object() => {
-                ImageProcessor::from_json(&self.dir.join("processor_config.json"), json)
+                ImageProcessor::from_json(&self.dir.join("processor_config.json"), family, json)
             }
             _ => Err(ModelError::folder(
                 &self.dir.join(name),
@@ -232,7 +294,7 @@ impl Folder<'_> {
                 return ChatTemplate::new(source);
             }
         }
-        let cure = "add SmolVLM's template as chat_template.json";
+        let cure = "add the model's own template as chat_template.json";
         Err(ModelError::folder(&self.dir.join("chat_template.json"), "the folder has no chat template", cure))
     }
 }

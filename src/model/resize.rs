@@ -1,9 +1,10 @@
 //! Resampling of 8-bit RGB images, bit for bit as Pillow does it.
 //!
 //! Invariant: the same bytes as `PIL.Image.resize` for the filters below: double-precision weights, rounded to 22
-//! fixed-point bits; rows first, columns second, 8 bits in between.
+//! fixed-point bits; rows first, columns second, 8 bits in between. So does Pillow up to 12, with which the checkpoints
+//! were made; Pillow 13 takes the columns of some pictures first.
 //! Source: the description of Pillow's resampling (`src/libImaging/Resample.c`). Deliberately absent: nearest
-//! neighbour and alpha, which no SmolVLM processor uses.
+//! neighbour and alpha, which no processor of these models uses.
 
 use image::RgbImage;
 

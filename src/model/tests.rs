@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
+use super::config::Family;
 use super::config::tests::tiny;
 use super::layout::{Params, fresh, layout};
 use super::weights::{self, Weights};
@@ -146,9 +147,10 @@ fn dropout_acts_while_training_only_and_merging_keeps_the_answers() {
     let base = model();
     let back = base.restore(&fork.snapshot().expect("a snapshot")).expect("restores");
     let dir = tempfile::tempdir().expect("a folder");
-    weights::write(dir.path(), &back.merged_params()).expect("written");
-    let params =
-        Weights::open(dir.path()).and_then(|w| w.load(&tiny(true), CPU, Kind::Float)).expect("loads");
+    weights::write(dir.path(), Family::SmolVlm, &back.merged_params()).expect("written");
+    let params = Weights::open(dir.path(), Family::SmolVlm)
+        .and_then(|w| w.load(&tiny(true), CPU, Kind::Float))
+        .expect("loads");
     let merged = Vlm::assemble(tiny(true), params, None, Trainable::Full, CPU, Kind::Float);
     assert!(distance(&logits(&merged), &still) < 1e-5);
 }
@@ -168,12 +170,11 @@ fn visual_tokens_that_do_not_fit_the_prompt_are_refused() {
 #[test]
 fn an_end_token_stops_its_row_and_no_other() {
     let vlm = model();
-    let (ids, mask) = vlm.batch(&[vec![7, 8, 9], vec![3]]);
-    let embeds = vlm.embed_text(&ids);
-    let free = greedy(&vlm, &embeds, &mask, 8, &[]);
+    let prompts = vlm.prompts(&[vec![7, 8, 9], vec![3]], &[]).expect("no images");
+    let free = greedy(&vlm, &prompts, 8, &[]);
     assert!(free.iter().all(|text| text.len() == 8));
     let end = free[0][0];
-    let ended = greedy(&vlm, &embeds, &mask, 8, &[end]);
+    let ended = greedy(&vlm, &prompts, 8, &[end]);
     assert!(ended[0].is_empty());
     let wanted: Vec<i64> = free[1].iter().copied().take_while(|&id| id != end).collect();
     assert_eq!(ended[1], wanted);
@@ -187,8 +188,8 @@ fn a_missing_surplus_or_misshapen_tensor_is_named() {
     let check = |change: &dyn Fn(&mut Params)| {
         let mut params = fresh(&config, 1, CPU, Kind::Float);
         change(&mut params);
-        weights::write(dir.path(), &params).expect("written");
-        Weights::open(dir.path()).expect("opens").check(&config)
+        weights::write(dir.path(), Family::SmolVlm, &params).expect("written");
+        Weights::open(dir.path(), Family::SmolVlm).expect("opens").check(&config)
     };
     check(&|_| ()).expect("complete");
     let name = "model.text_model.layers.1.mlp.up_proj.weight";
@@ -228,10 +229,17 @@ fn shards_are_read_through_their_index_and_only_from_the_folder() {
         std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).expect("written");
     };
     write(&map);
-    let loaded = Weights::open(dir.path()).and_then(|w| w.load(&config, CPU, Kind::Float)).expect("loads");
+    let loaded = Weights::open(dir.path(), Family::SmolVlm)
+        .and_then(|w| w.load(&config, CPU, Kind::Float))
+        .expect("loads");
     assert_eq!(loaded, params);
     map.insert("x".into(), "../outside.safetensors".into());
     write(&map);
-    assert!(Weights::open(dir.path()).expect_err("refused").to_string().contains("plain file name"));
-    assert!(Weights::open(Path::new("/nonexistent")).is_err());
+    assert!(
+        Weights::open(dir.path(), Family::SmolVlm)
+            .expect_err("refused")
+            .to_string()
+            .contains("plain file name")
+    );
+    assert!(Weights::open(Path::new("/nonexistent"), Family::SmolVlm).is_err());
 }

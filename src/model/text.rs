@@ -1,102 +1,74 @@
-//! The Llama-style decoder: RMS norm, rotary positions, grouped-query attention, SwiGLU, key-value cache.
+//! The decoder of every family: RMS norm, rotary positions on one axis or three, grouped-query attention, SwiGLU.
 //!
-//! Source: `LlamaModel` of transformers.
+//! Source: `LlamaModel`, `Qwen2_5_VLTextModel` and `Qwen3VLTextModel` of transformers.
 //! Invariant: a row's result does not depend on its padding. Positions count real tokens only, real tokens never see
 //! padding, and a padded position attends to itself alone, so no row of attention is empty and nothing becomes NaN.
-//! Deliberately absent: sampling, dropout inside attention, rotary scaling.
+//! Deliberately absent: sampling, dropout inside attention, rotary scaling, sliding windows.
 
 use tch::{Device, Kind, Tensor};
 
-use super::Config;
-use super::config::TextConfig;
-use super::layout::EMBED;
+use super::KvCache;
+use super::config::{Config, TextConfig};
 use super::lora::{Linear, Parts};
-
-const TEXT: &str = "model.text_model.";
-
-/// Keys and values of the tokens already seen, per layer `[B, kv heads, past, head dim]`.
-#[derive(Debug, Default)]
-pub struct KvCache {
-    layers: Vec<(Tensor, Tensor)>,
-}
-
-impl KvCache {
-    /// An empty cache.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Number of positions held, padding included.
-    pub fn len(&self) -> i64 {
-        self.layers.first().map_or(0, |(k, _)| k.size()[2])
-    }
-
-    /// Whether nothing is held yet.
-    pub fn is_empty(&self) -> bool {
-        self.layers.is_empty()
-    }
-
-    /// A cache of one row as `n` equal rows, without copying until they differ.
-    pub fn repeat(&self, n: i64) -> KvCache {
-        let widen = |t: &Tensor| t.expand([n, -1, -1, -1], false);
-        KvCache { layers: self.layers.iter().map(|(k, v)| (widen(k), widen(v))).collect() }
-    }
-
-    /// A cache of the given rows (int64 `[n]`, may repeat), in their order.
-    pub fn select(&self, rows: &Tensor) -> KvCache {
-        let pick = |t: &Tensor| t.index_select(0, rows);
-        KvCache { layers: self.layers.iter().map(|(k, v)| (pick(k), pick(v))).collect() }
-    }
-
-    /// The same cache, to be continued in another way. Shares the tensors, which are never written in place.
-    pub fn fork(&self) -> KvCache {
-        KvCache { layers: self.layers.iter().map(|(k, v)| (k.shallow_clone(), v.shallow_clone())).collect() }
-    }
-
-    /// Appends to a layer and returns all of its keys and values.
-    fn extend(&mut self, layer: usize, k: Tensor, v: Tensor) -> (Tensor, Tensor) {
-        let grown = match self.layers.get(layer) {
-            Some((past_k, past_v)) => (Tensor::cat(&[past_k, &k], 2), Tensor::cat(&[past_v, &v], 2)),
-            None => (k, v),
-        };
-        let shared = (grown.0.shallow_clone(), grown.1.shallow_clone());
-        match self.layers.get_mut(layer) {
-            Some(slot) => *slot = grown,
-            None => self.layers.push(grown),
-        }
-        shared
-    }
-}
+use super::norm::RmsNorm;
 
 /// The decoder.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     embed: Tensor,
     layers: Vec<Layer>,
-    norm: Tensor,
-    eps: f64,
+    norm: RmsNorm,
     frequencies: Tensor,
+    axes: Option<Tensor>,
+}
+
+/// What a pass is given.
+pub(crate) struct Step<'a> {
+    /// `[B, T, D]`.
+    pub embeds: &'a Tensor,
+    /// `[B, past + T]`, bool or int64: what is real.
+    pub mask: &'a Tensor,
+    /// int64 `[3, B, T]`; none: real tokens are counted.
+    pub positions: Option<&'a Tensor>,
+    /// `[B, T, D]` each, added to what leaves the first layers.
+    pub deep: &'a [Tensor],
+}
+
+/// What a pass is to keep beside its result.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// The embeddings, each layer's output but the last, and the final-normed output.
+    pub states: Option<Vec<Tensor>>,
+    /// Attention of each layer from the last token, mean over heads, float32 `[B, past + T]`.
+    pub attention: Option<Vec<Tensor>>,
 }
 
 /// What attention may see: everything, the past, or what an additive mask `[B or 1, 1, T, past + T]` leaves.
-enum Sight {
+pub(crate) enum Sight {
     All,
     Past,
     Masked(Tensor),
 }
 
+/// Rotary positions and sight of one pass, the same for all layers.
+pub(crate) struct View {
+    cos: Tensor,
+    sin: Tensor,
+    sight: Sight,
+}
+
 impl Decoder {
     pub fn assemble(config: &Config, parts: &Parts) -> Self {
-        let t = &config.text;
-        let embed = parts.tensor(EMBED);
-        let steps = Tensor::arange_start_step(0, t.head_dim(), 2, (Kind::Float, embed.device()));
-        let powers = Tensor::full([1], t.rope_theta(), (Kind::Float, embed.device()))
-            .pow(&(steps / t.head_dim() as f64));
+        let (t, text) = (&config.text, config.family.text());
+        let embed = parts.tensor(&config.family.embedding());
+        let options = (Kind::Float, embed.device());
+        let steps = Tensor::arange_start_step(0, t.head_dim, 2, options);
+        let powers = Tensor::full([1], t.rotary.theta, options).pow(&(steps / t.head_dim as f64));
         Self {
+            axes: t.rotary.axes.as_ref().map(|axes| Tensor::from_slice(axes).to_device(embed.device())),
             embed,
-            layers: (0..t.num_hidden_layers).map(|i| Layer::assemble(t, parts, i)).collect(),
-            norm: parts.tensor(&format!("{TEXT}norm.weight")),
-            eps: t.rms_norm_eps,
+            layers: (0..t.num_hidden_layers).map(|i| Layer::assemble(t, parts, text, i)).collect(),
+            norm: RmsNorm::assemble(parts, &format!("{text}norm"), t.rms_norm_eps),
             frequencies: powers.reciprocal(),
         }
     }
@@ -106,58 +78,83 @@ impl Decoder {
         Tensor::embedding(&self.embed, ids, -1, false, false)
     }
 
-    /// Embeddings `[B, T, D]` and mask `[B, past + T]` -> final-normed hidden states `[B, T, D]`.
-    ///
-    /// `trace`, if given, receives the embeddings, each layer's output but the last, and the final-normed output.
-    pub fn forward(
+    /// Embeddings `[B, T, D]` -> final-normed hidden states `[B, T, D]`.
+    pub fn forward(&self, step: &Step, mut cache: Option<&mut KvCache>, kept: &mut Kept) -> Tensor {
+        let view = self.view(step, cache.as_deref());
+        let mut x = step.embeds.shallow_clone();
+        let mut note = |x: &Tensor| {
+            if let Some(states) = kept.states.as_mut() {
+                states.push(x.shallow_clone());
+            }
+        };
+        note(&x);
+        for index in 0..self.layers.len() {
+            x = self.layer(index, &x, &view, cache.as_deref_mut(), kept.attention.as_mut());
+            if index + 1 < self.layers.len() {
+                note(&x);
+            }
+            if let Some(deep) = step.deep.get(index) {
+                // Not in place: what was noted is this tensor.
+                let deeper = &x + deep;
+                x = deeper;
+            }
+        }
+        let x = self.norm.forward(&x);
+        note(&x);
+        x
+    }
+
+    /// One layer: `[B, T, D] -> [B, T, D]`.
+    pub fn layer(
         &self,
-        embeds: &Tensor,
-        mask: &Tensor,
-        mut cache: Option<&mut KvCache>,
-        mut trace: Option<&mut Vec<Tensor>>,
+        index: usize,
+        x: &Tensor,
+        view: &View,
+        cache: Option<&mut KvCache>,
+        attention: Option<&mut Vec<Tensor>>,
     ) -> Tensor {
-        let past = cache.as_ref().map_or(0, |c| c.len());
-        let count = embeds.size()[1];
+        self.layers[index].forward(x, view, cache.map(|cache| (index, cache)), attention)
+    }
+
+    /// Rotary positions and sight of a pass.
+    pub fn view(&self, step: &Step, cache: Option<&KvCache>) -> View {
+        let past = cache.map_or(0, KvCache::len);
+        let (count, mask, kind) = (step.embeds.size()[1], step.mask, step.embeds.kind());
         assert_eq!(
             mask.size()[1],
             past + count,
             "the attention mask must cover the cached and the new positions"
         );
         let full = mask.all().int64_value(&[]) != 0;
-        let positions = match full {
-            true => Tensor::arange_start(past, past + count, (Kind::Int64, embeds.device())).unsqueeze(0),
-            false => (mask.cumsum(1, Kind::Int64) - 1).clamp_min(0).narrow(1, past, count),
-        };
-        let rotary = self.rotary(&positions, embeds.kind());
-        let sight = match (full, past, count) {
-            (true, _, 1) => Sight::All,
-            (true, 0, _) => Sight::Past,
-            _ => Sight::Masked(additive(mask, past, count, full, embeds.kind())),
-        };
-        let mut note = |x: &Tensor| {
-            if let Some(trace) = trace.as_mut() {
-                trace.push(x.shallow_clone());
+        let counted = || {
+            let counted = match full {
+                true => Tensor::arange_start(past, past + count, (Kind::Int64, mask.device())).unsqueeze(0),
+                false => (mask.cumsum(1, Kind::Int64) - 1).clamp_min(0).narrow(1, past, count),
+            };
+            match cache.and_then(|cache| cache.shift.as_ref()) {
+                Some(shift) => counted + shift,
+                None => counted,
             }
         };
-        note(embeds);
-        let mut x = embeds.shallow_clone();
-        for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, &rotary, &sight, index, cache.as_deref_mut());
-            if index + 1 < self.layers.len() {
-                note(&x);
+        let angles = match (step.positions, &self.axes) {
+            // For each frequency the position on its own axis.
+            (Some(positions), Some(axes)) => {
+                positions.index_select(0, axes).permute([1, 2, 0]).to_kind(Kind::Float) * &self.frequencies
             }
-        }
-        let x = rms(&x, &self.norm, self.eps);
-        note(&x);
-        x
-    }
-
-    /// Cosine, and sine with the sign of the rotated half folded in, `[B or 1, 1, T, head dim]`.
-    fn rotary(&self, positions: &Tensor, kind: Kind) -> (Tensor, Tensor) {
-        let angles = positions.to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies;
+            _ => counted().to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies,
+        };
         let (cos, sin) = (angles.cos(), angles.sin());
         let shape = |t: Tensor| t.to_kind(kind).unsqueeze(1);
-        (shape(Tensor::cat(&[&cos, &cos], -1)), shape(Tensor::cat(&[&-&sin, &sin], -1)))
+        View {
+            // The sign of the rotated half is folded into the sine.
+            cos: shape(Tensor::cat(&[&cos, &cos], -1)),
+            sin: shape(Tensor::cat(&[&-&sin, &sin], -1)),
+            sight: match (full, past, count) {
+                (true, _, 1) => Sight::All,
+                (true, 0, _) => Sight::Past,
+                _ => Sight::Masked(additive(mask, past, count, full, kind)),
+            },
+        }
     }
 }
 
@@ -177,42 +174,39 @@ fn additive(mask: &Tensor, past: i64, count: i64, full: bool, kind: Kind) -> Ten
     Tensor::zeros(seen.size(), (kind, device)).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }
 
-fn rms(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
-    x.rms_norm(weight.size(), Some(weight), eps)
-}
-
 #[derive(Debug)]
 struct Layer {
     heads: i64,
     kv_heads: i64,
     head_dim: i64,
-    eps: f64,
-    norm1: Tensor,
-    norm2: Tensor,
+    norm1: RmsNorm,
+    norm2: RmsNorm,
     q: Linear,
     k: Linear,
     v: Linear,
     o: Linear,
+    qk_norm: Option<(RmsNorm, RmsNorm)>,
     gate: Linear,
     up: Linear,
     down: Linear,
 }
 
 impl Layer {
-    fn assemble(config: &TextConfig, parts: &Parts, index: i64) -> Self {
-        let name = |part: &str| format!("{TEXT}layers.{index}.{part}");
+    fn assemble(config: &TextConfig, parts: &Parts, text: &str, index: i64) -> Self {
+        let name = |part: &str| format!("{text}layers.{index}.{part}");
         let linear = |part: &str| parts.linear(&name(part));
+        let norm = |part: &str| RmsNorm::assemble(parts, &name(part), config.rms_norm_eps);
         Self {
             heads: config.num_attention_heads,
-            kv_heads: config.kv_heads(),
-            head_dim: config.head_dim(),
-            eps: config.rms_norm_eps,
-            norm1: parts.tensor(&name("input_layernorm.weight")),
-            norm2: parts.tensor(&name("post_attention_layernorm.weight")),
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            norm1: norm("input_layernorm"),
+            norm2: norm("post_attention_layernorm"),
             q: linear("self_attn.q_proj"),
             k: linear("self_attn.k_proj"),
             v: linear("self_attn.v_proj"),
             o: linear("self_attn.o_proj"),
+            qk_norm: config.qk_norm.then(|| (norm("self_attn.q_norm"), norm("self_attn.k_norm"))),
             gate: linear("mlp.gate_proj"),
             up: linear("mlp.up_proj"),
             down: linear("mlp.down_proj"),
@@ -222,24 +216,30 @@ impl Layer {
     fn forward(
         &self,
         x: &Tensor,
-        (cos, sin): &(Tensor, Tensor),
-        sight: &Sight,
-        index: usize,
-        cache: Option<&mut KvCache>,
+        view: &View,
+        cache: Option<(usize, &mut KvCache)>,
+        attention: Option<&mut Vec<Tensor>>,
     ) -> Tensor {
         let (b, t) = (x.size()[0], x.size()[1]);
-        let normed = rms(x, &self.norm1, self.eps);
-        let split = |y: Tensor, heads: i64| y.view([b, t, heads, self.head_dim]).transpose(1, 2);
+        let normed = self.norm1.forward(x);
+        let split = |y: Tensor, heads: i64| y.view([b, t, heads, self.head_dim]);
+        let (mut q, mut k) =
+            (split(self.q.forward(&normed), self.heads), split(self.k.forward(&normed), self.kv_heads));
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
+        }
         // x * cos + rotate_half(x) * sin: a roll by half the head is rotate_half without its sign, which `sin` carries.
-        let turn = |y: Tensor| (&y * cos).addcmul(&y.roll([self.head_dim / 2], [-1]), sin);
-        let q = turn(split(self.q.forward(&normed), self.heads));
-        let k = turn(split(self.k.forward(&normed), self.kv_heads));
-        let v = split(self.v.forward(&normed), self.kv_heads);
+        let turn = |y: Tensor| (&y * &view.cos).addcmul(&y.roll([self.head_dim / 2], [-1]), &view.sin);
+        let (q, k) = (turn(q.transpose(1, 2)), turn(k.transpose(1, 2)));
+        let v = split(self.v.forward(&normed), self.kv_heads).transpose(1, 2);
         let (k, v) = match cache {
-            Some(cache) => cache.extend(index, k, v),
+            Some((index, cache)) => cache.extend(index, k, v),
             None => (k, v),
         };
-        let (mask, causal) = match sight {
+        if let Some(kept) = attention {
+            kept.push(self.looks(&q, &k, &view.sight));
+        }
+        let (mask, causal) = match &view.sight {
             Sight::All => (None, false),
             Sight::Past => (None, true),
             Sight::Masked(mask) => (Some(mask), false),
@@ -247,9 +247,20 @@ impl Layer {
         let grouped = self.heads != self.kv_heads;
         let mixed = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, grouped);
         let x = x + self.o.forward(&mixed.transpose(1, 2).reshape([b, t, self.heads * self.head_dim]));
-        let normed = rms(&x, &self.norm2, self.eps);
+        let normed = self.norm2.forward(&x);
         let hidden = self.gate.forward(&normed).silu() * self.up.forward(&normed);
         x + self.down.forward(&hidden)
+    }
+
+    /// Attention from the last token, mean over heads: `[B, keys]`.
+    fn looks(&self, q: &Tensor, k: &Tensor, sight: &Sight) -> Tensor {
+        let last = q.slice(2, -1, None, 1).to_kind(Kind::Float);
+        let keys = k.to_kind(Kind::Float).repeat_interleave_self_int(self.heads / self.kv_heads, 1, None);
+        let mut scores = last.matmul(&keys.transpose(2, 3)) / (self.head_dim as f64).sqrt();
+        if let Sight::Masked(mask) = sight {
+            scores += mask.slice(2, -1, None, 1).to_kind(Kind::Float);
+        }
+        scores.softmax(-1, Kind::Float).mean_dim([1i64, 2].as_slice(), false, Kind::Float)
     }
 }
 

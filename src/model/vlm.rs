@@ -1,6 +1,7 @@
 //! A whole model: tower, connector, decoder and head, with its forks, snapshots and files.
 //!
-//! Source: `SmolVLMForConditionalGeneration` of transformers.
+//! Source: `SmolVLMForConditionalGeneration`, `Qwen2_5_VLForConditionalGeneration` and
+//! `Qwen3VLForConditionalGeneration` of transformers.
 //! Invariant: a fork shares every frozen tensor with the model it was made from and owns a copy of every tensor it
 //! trains, so training a fork never moves the model that serves. Not `Sync`: one thread owns a model.
 //! Shape errors inside the maths are programming errors and panic, as torch's do.
@@ -10,17 +11,17 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::connector::Connector;
-use super::layout::{CONNECTOR, HEAD, Params, VISION, fresh};
+use super::inputs::{self, Inputs};
+use super::layout::{HEAD, Params, fresh, is_visual};
 use super::lora::{Adapter, Parts, Trainable, misfit};
-use super::text::{Decoder, KvCache, left_pad, right_pad};
-use super::vision::Tower;
-use super::{Config, ModelError, Pixels, Processor, folder, weights};
+use super::text::{Decoder, Kept, Step, left_pad, right_pad};
+use super::vision::{Eyes, Visual};
+use super::{Config, KvCache, ModelError, Pixels, Processor, folder, weights};
 
 /// Key of the snapshot's metadata that says what was trained.
 const TRAINED: &str = "active_vlm.trained";
 
-/// A SmolVLM on one device.
+/// A model of any family on one device.
 #[derive(Debug)]
 pub struct Vlm {
     config: Config,
@@ -29,8 +30,7 @@ pub struct Vlm {
     params: Params,
     adapter: Option<Adapter>,
     trained: Trainable,
-    tower: Tower,
-    connector: Connector,
+    eyes: Eyes,
     decoder: Decoder,
     head: Tensor,
 }
@@ -59,10 +59,10 @@ impl Vlm {
         kind: Kind,
     ) -> Vlm {
         let parts = Parts { params: &params, adapter: adapter.as_ref() };
-        let head = if config.tie_word_embeddings { super::layout::EMBED } else { HEAD };
-        let (tower, connector) = (Tower::assemble(&config, &parts), Connector::assemble(&config, &parts));
-        let (decoder, head) = (Decoder::assemble(&config, &parts), parts.tensor(head));
-        Vlm { config, device, kind, params, adapter, trained, tower, connector, decoder, head }
+        let head = if config.tie_word_embeddings { config.family.embedding() } else { HEAD.to_owned() };
+        let (eyes, decoder) = (Eyes::assemble(&config, &parts), Decoder::assemble(&config, &parts));
+        let head = parts.tensor(&head);
+        Vlm { config, device, kind, params, adapter, trained, eyes, decoder, head }
     }
 
     /// The configuration.
@@ -80,16 +80,33 @@ impl Vlm {
         self.kind
     }
 
+    /// Scalars in all weights.
+    pub fn parameters(&self) -> u64 {
+        self.params.values().map(|tensor| tensor.numel() as u64).sum()
+    }
+
     /// All tiles of the images, in order, as one tensor `[N, 3, H, W]` on the model's device.
     pub fn pixels(&self, images: &[&Pixels]) -> Tensor {
-        let parts: Vec<Tensor> = images
-            .iter()
-            .map(|p| {
-                let shape = [p.tiles.count() as i64, 3, p.height as i64, p.width as i64];
-                Tensor::from_slice(&p.data).view(shape)
-            })
-            .collect();
+        let parts: Vec<Tensor> = images.iter().map(|image| image.tensor()).collect();
         Tensor::cat(&parts, 0).to_device(self.device).to_kind(self.kind)
+    }
+
+    /// Images through the tower: what the decoder is given of each, in order.
+    pub fn see(&self, images: &[&Pixels]) -> Vec<Visual> {
+        let features = self.eyes.see(images, (self.device, self.kind), None);
+        features
+            .into_iter()
+            .zip(images)
+            .map(|(features, image)| Visual { features, cut: image.cut })
+            .collect()
+    }
+
+    /// As [`Vlm::see`] of one image, with what enters the tower's first block and each block's output, in the order of
+    /// the image (`[1 or tiles, patches, D_vision]`); a SmolVLM's final norm comes last.
+    pub fn see_traced(&self, image: &Pixels) -> (Visual, Vec<Tensor>) {
+        let mut trace = Vec::new();
+        let mut features = self.eyes.see(&[image], (self.device, self.kind), Some(&mut trace));
+        (Visual { features: features.swap_remove(0), cut: image.cut }, trace)
     }
 
     /// Token rows padded on the left to one length: ids and mask, int64 `[B, T]`, on the model's device.
@@ -102,34 +119,56 @@ impl Vlm {
         right_pad(rows, self.config.pad_token_id.unwrap_or(0), self.device)
     }
 
-    /// Pixels `[N, 3, H, W]` -> visual tokens after the connector `[N, n_visual, D_text]`.
+    /// Tiles `[N, 3, H, W]` -> visual tokens `[N, n_visual, D_text]`. Panics for a family that sees grids of patches:
+    /// [`Vlm::see`] serves all.
     pub fn vision(&self, pixels: &Tensor) -> Tensor {
-        self.connector.forward(&self.tower.forward(pixels, None))
+        self.eyes.tiles(pixels, None)
     }
 
     /// As [`Vlm::vision`], with the tower's embeddings, every layer's output and the normed output `[N, patches, D_vision]`.
     pub fn vision_traced(&self, pixels: &Tensor) -> (Tensor, Vec<Tensor>) {
         let mut trace = Vec::new();
-        let patches = self.tower.forward(pixels, Some(&mut trace));
-        (self.connector.forward(&patches), trace)
+        let tokens = self.eyes.tiles(pixels, Some(&mut trace));
+        (tokens, trace)
     }
 
-    /// Embeddings `[B, T, D]` of `input_ids` (int64 `[B, T]`), visual tokens `[N, n_visual, D]` put in order at the
-    /// image tokens.
+    /// Embeddings `[B, T, D]` of `input_ids` (int64 `[B, T]`), visual tokens `[.., D]` put in order at the image tokens.
     ///
     /// Errors: [`ModelError::VisualTokens`] when their numbers differ; nothing is cut or repeated to fit.
     pub fn embed(&self, input_ids: &Tensor, visual: &Tensor) -> Result<Tensor, ModelError> {
-        let places = input_ids.eq(self.config.image_token_id);
-        let wanted = places.sum(Kind::Int64).int64_value(&[]);
         let given = visual.size().iter().rev().skip(1).product::<i64>();
-        if wanted != given {
-            return Err(ModelError::VisualTokens { wanted, given });
-        }
+        let places = inputs::image_places(&self.config, input_ids, given)?;
         let embeds = self.decoder.embed(input_ids);
-        Ok(match given {
-            0 => embeds,
-            _ => embeds.masked_scatter(&places.unsqueeze(-1), &visual.to_kind(embeds.kind())),
-        })
+        Ok(if given == 0 { embeds } else { inputs::scatter(&embeds, &places, visual) })
+    }
+
+    /// Rows of token ids with their images, padded on the left: `visual` holds every image of every row, in order.
+    ///
+    /// Errors: [`ModelError::VisualTokens`] when image tokens and visual tokens differ in number.
+    pub fn prompts(&self, rows: &[Vec<i64>], visual: &[Visual]) -> Result<Inputs, ModelError> {
+        let (ids, mask) = self.batch(rows);
+        let given = visual.iter().map(|image| image.features.size()[0]).sum();
+        let places = inputs::image_places(&self.config, &ids, given)?;
+        let mut embeds = self.decoder.embed(&ids);
+        let mut deep = Vec::new();
+        if given > 0 {
+            let features: Vec<&Tensor> = visual.iter().map(|image| &image.features).collect();
+            let (features, width) = (Tensor::cat(&features, 0), self.config.text.hidden_size);
+            let level = |at: i64| features.narrow(1, at * width, width);
+            embeds = inputs::scatter(&embeds, &places, &level(0));
+            let nothing = embeds.zeros_like();
+            let levels = 1..=self.config.vision.levels();
+            deep = levels.map(|at| inputs::scatter(&nothing, &places, &level(at))).collect();
+        }
+        let (positions, shift) = match self.config.text.rotary.axes {
+            None => (None, None),
+            Some(_) => {
+                let width = ids.size()[1] as usize;
+                let (positions, shift) = inputs::positions(&self.config, rows, visual, width, self.device)?;
+                (Some(positions), Some(shift))
+            }
+        };
+        Ok(Inputs { embeds, mask, positions, shift, deep })
     }
 
     /// Embeddings of plain tokens, int64 of any shape -> `[.., D]`.
@@ -137,20 +176,46 @@ impl Vlm {
         self.decoder.embed(ids)
     }
 
-    /// Embeddings `[B, T, D]` -> final-normed hidden states `[B, T, D]`.
+    /// Prompts -> final-normed hidden states `[B, T, D]`; what comes out at padding has no meaning.
     ///
-    /// `attention_mask` (bool or int64 `[B, past + T]`) covers the cached and the new positions; padding may be
-    /// anywhere, positions count real tokens. What comes out at padding has no meaning.
-    pub fn decode(&self, embeds: &Tensor, attention_mask: &Tensor, cache: Option<&mut KvCache>) -> Tensor {
-        self.decoder.forward(embeds, attention_mask, cache, None)
+    /// `cache`, if given, holds what came before (nothing, or earlier columns of the same prompts) and is extended.
+    pub fn prefill(&self, inputs: &Inputs, mut cache: Option<&mut KvCache>) -> Tensor {
+        let hidden = self.decoder.forward(&inputs.step(), cache.as_deref_mut(), &mut Kept::default());
+        if let Some(cache) = cache {
+            cache.shift = inputs.shift.as_ref().map(Tensor::shallow_clone);
+        }
+        hidden
     }
 
-    /// As [`Vlm::decode`] without a cache, keeping every layer's hidden states.
-    pub fn decode_traced(&self, embeds: &Tensor, attention_mask: &Tensor) -> Traced {
-        let mut hidden_states = Vec::new();
+    /// Embeddings `[B, T, D]` of text -> final-normed hidden states `[B, T, D]`.
+    ///
+    /// `attention_mask` (bool or int64 `[B, past + T]`) covers the cached and the new positions; padding may be
+    /// anywhere, positions count real tokens and go on from the cache's. What comes out at padding has no meaning.
+    pub fn decode(&self, embeds: &Tensor, attention_mask: &Tensor, cache: Option<&mut KvCache>) -> Tensor {
+        let step = Step { embeds, mask: attention_mask, positions: None, deep: &[] };
+        self.decoder.forward(&step, cache, &mut Kept::default())
+    }
+
+    /// As [`Vlm::decode`], with each layer's attention from the last token over all keys, mean over heads, float32
+    /// `[B, past + T]`.
+    pub fn decode_looking(
+        &self,
+        embeds: &Tensor,
+        attention_mask: &Tensor,
+        cache: Option<&mut KvCache>,
+    ) -> (Tensor, Vec<Tensor>) {
+        let step = Step { embeds, mask: attention_mask, positions: None, deep: &[] };
+        let mut kept = Kept { attention: Some(Vec::new()), ..Kept::default() };
+        let hidden = self.decoder.forward(&step, cache, &mut kept);
+        (hidden, kept.attention.unwrap_or_default())
+    }
+
+    /// As [`Vlm::prefill`] without a cache, keeping every layer's hidden states.
+    pub fn prefill_traced(&self, inputs: &Inputs) -> Traced {
+        let mut kept = Kept { states: Some(Vec::new()), ..Kept::default() };
         // The output is the last of the states.
-        let _ = self.decoder.forward(embeds, attention_mask, None, Some(&mut hidden_states));
-        Traced { hidden_states }
+        let _ = self.decoder.forward(&inputs.step(), None, &mut kept);
+        Traced { hidden_states: kept.states.unwrap_or_default() }
     }
 
     /// Hidden states `[.., D]` -> logits `[.., V]`.
@@ -278,7 +343,7 @@ impl Vlm {
 fn moves(trainable: &Trainable, name: &str) -> bool {
     match trainable {
         Trainable::Full => true,
-        Trainable::FullText => !name.starts_with(VISION) && !name.starts_with(CONNECTOR),
+        Trainable::FullText => !is_visual(name),
         Trainable::Lora(_) => false,
     }
 }

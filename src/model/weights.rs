@@ -13,8 +13,9 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::layout::{HEAD, Params, Spec, layout};
-use super::{Config, ModelError};
+use super::ModelError;
+use super::config::{Config, Family};
+use super::layout::{self, HEAD, Params, Spec, layout};
 
 const CURE: &str = "fetch the weights again, in the safetensors format";
 
@@ -34,14 +35,15 @@ struct Entry {
 }
 
 impl Weights {
-    /// Maps `model.safetensors`, or the shards named by `model.safetensors.index.json`.
-    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+    /// Maps `model.safetensors`, or the shards named by `model.safetensors.index.json`. Tensors are known by the
+    /// reference's names from here on.
+    pub fn open(dir: &Path, family: Family) -> Result<Self, ModelError> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
         let files = if single.exists() || !index.exists() { vec![single] } else { shards(dir, &index)? };
         let mut entries = BTreeMap::new();
         for path in files {
-            map_file(&path, &mut entries)?;
+            map_file(&path, family, &mut entries)?;
         }
         Ok(Self { dir: dir.to_path_buf(), entries: Arc::new(entries) })
     }
@@ -73,16 +75,48 @@ impl Weights {
     }
 
     /// Copies every tensor of the configuration to the device.
+    ///
+    /// Host memory beside the weights themselves is one tensor: the pages of a file are let go as it is read.
     pub fn load(&self, config: &Config, device: Device, kind: Kind) -> Result<Params, ModelError> {
         self.check(config)?;
         let mut params = Params::new();
         for spec in layout(config) {
             let entry = &self.entries[&spec.name];
-            let data = &entry.file.1[entry.bytes.clone()];
-            let tensor = tensor(&entry.file.0, &spec.name, entry.dtype, &entry.shape, data)?;
+            let (path, map) = &*entry.file;
+            let tensor = tensor(path, &spec.name, entry.dtype, &entry.shape, &map[entry.bytes.clone()])?;
             params.insert(spec.name, tensor.to_kind(kind).to_device(device));
+            release(map, &entry.bytes);
         }
         Ok(params)
+    }
+
+    /// The kind of number that most scalars are stored as.
+    pub fn kind(&self) -> Kind {
+        let mut bytes: BTreeMap<Dtype, usize> = BTreeMap::new();
+        for entry in self.entries.values() {
+            *bytes.entry(entry.dtype).or_default() += entry.bytes.len();
+        }
+        match bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(dtype, _)| dtype) {
+            Some(Dtype::BF16) => Kind::BFloat16,
+            Some(Dtype::F16) => Kind::Half,
+            _ => Kind::Float,
+        }
+    }
+
+    /// Bytes of all tensors as stored.
+    pub fn bytes(&self) -> u64 {
+        self.entries.values().map(|entry| entry.bytes.len() as u64).sum()
+    }
+}
+
+/// Tells the system that these bytes of the file are not needed soon.
+fn release(map: &Mmap, bytes: &std::ops::Range<usize>) {
+    // SAFETY: the mapping is of a file and read-only, so a page that is dropped is read from the file again when it is
+    // touched; nothing is lost by it.
+    let released =
+        unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+    if let Err(error) = released {
+        tracing::debug!(%error, "the pages of a weights file stay mapped");
     }
 }
 
@@ -102,7 +136,7 @@ fn shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
     Ok(names.into_iter().map(|n| dir.join(n)).collect())
 }
 
-fn map_file(path: &Path, entries: &mut BTreeMap<String, Entry>) -> Result<(), ModelError> {
+fn map_file(path: &Path, family: Family, entries: &mut BTreeMap<String, Entry>) -> Result<(), ModelError> {
     let file = File::open(path).map_err(ModelError::io(path))?;
     // SAFETY: the mapping is read-only; model folders are not rewritten in place while a service reads them
     // (save writes beside and renames), which is the condition memmap2 asks for.
@@ -114,7 +148,13 @@ fn map_file(path: &Path, entries: &mut BTreeMap<String, Entry>) -> Result<(), Mo
     for (name, info) in metadata.tensors() {
         let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
         let shape = info.shape.iter().map(|&n| n as i64).collect();
-        entries.insert(name, Entry { file: file.clone(), dtype: info.dtype, shape, bytes });
+        let name = layout::from_file(family, &name);
+        if let Some(twice) =
+            entries.insert(name.clone(), Entry { file: file.clone(), dtype: info.dtype, shape, bytes })
+        {
+            let what = format!("tensor '{name}' is also in {}", twice.file.0.display());
+            return Err(ModelError::folder(path, what, CURE));
+        }
     }
     Ok(())
 }
@@ -143,19 +183,8 @@ pub(crate) fn to_bytes(
     let fail = |e: &dyn ToString| ModelError::adapter(e.to_string(), "report this as a defect");
     let mut parts = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
-        let dtype = match tensor.kind() {
-            Kind::Double => Dtype::F64,
-            Kind::Float => Dtype::F32,
-            Kind::Half => Dtype::F16,
-            Kind::BFloat16 => Dtype::BF16,
-            Kind::Int64 => Dtype::I64,
-            other => return Err(fail(&format!("tensor '{name}' of kind {other:?} cannot be written"))),
-        };
-        let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-        tensor.copy_data_u8(&mut bytes, tensor.numel());
         let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
-        parts.push((name.as_str(), dtype, shape, bytes));
+        parts.push((name.as_str(), dtype(name, tensor.kind())?, shape, numbers(tensor)));
     }
     let mut views = Vec::with_capacity(parts.len());
     for (name, dtype, shape, bytes) in &parts {
@@ -182,12 +211,64 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Stored, ModelError> {
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 
-/// Writes `model.safetensors`: beside first, then renamed, so that a reader never sees half a file.
-pub(crate) fn write(dir: &Path, params: &Params) -> Result<(), ModelError> {
-    let tensors: Vec<(String, Tensor)> = params.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect();
+/// A tensor that is turned into bytes only when its turn to be written comes.
+struct Late {
+    tensor: Tensor,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl safetensors::View for &Late {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        numbers(&self.tensor).into()
+    }
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+    }
+}
+
+/// A tensor's numbers as bytes.
+fn numbers(tensor: &Tensor) -> Vec<u8> {
+    let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+    let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+    tensor.copy_data_u8(&mut bytes, tensor.numel());
+    bytes
+}
+
+fn dtype(name: &str, kind: Kind) -> Result<Dtype, ModelError> {
+    Ok(match kind {
+        Kind::Double => Dtype::F64,
+        Kind::Float => Dtype::F32,
+        Kind::Half => Dtype::F16,
+        Kind::BFloat16 => Dtype::BF16,
+        Kind::Int64 => Dtype::I64,
+        other => {
+            let what = format!("tensor '{name}' of kind {other:?} cannot be written");
+            return Err(ModelError::adapter(what, "report this as a defect"));
+        }
+    })
+}
+
+/// Writes `model.safetensors` under the names of the family's own files: beside first, then renamed, so that a reader
+/// never sees half a file. One tensor at a time is held as bytes.
+pub(crate) fn write(dir: &Path, family: Family, params: &Params) -> Result<(), ModelError> {
+    let mut views = Vec::with_capacity(params.len());
+    for (name, tensor) in params {
+        let shape = tensor.size().iter().map(|&n| n as usize).collect();
+        let late = Late { tensor: tensor.shallow_clone(), dtype: dtype(name, tensor.kind())?, shape };
+        views.push((layout::in_file(family, name), late));
+    }
     // The reference refuses files without this mark.
-    let bytes = to_bytes(&tensors, HashMap::from([("format".to_string(), "pt".to_string())]))?;
+    let about = HashMap::from([("format".to_string(), "pt".to_string())]);
     let (path, beside) = (dir.join("model.safetensors"), dir.join(".model.safetensors.part"));
-    std::fs::write(&beside, bytes).map_err(ModelError::io(&beside))?;
+    let parts = views.iter().map(|(name, late)| (name.as_str(), late));
+    safetensors::serialize_to_file(parts, Some(about), &beside)
+        .map_err(|e| ModelError::folder(&beside, e, "check the disk's space and the folder's permissions"))?;
     std::fs::rename(&beside, &path).map_err(ModelError::io(&path))
 }

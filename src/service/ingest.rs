@@ -186,8 +186,8 @@ impl Service {
     async fn look_up_one(&self, digest: &[u8; 32]) -> Result<Result<Known, String>> {
         let key = BlobKey::from_digest(BlobKind::Image, digest);
         let known = |bytes: &[u8]| {
-            let tiles = self.engine.tiles(bytes).map_err(|error| error.to_string())?;
-            Ok(Known { tiles, format: picture::format(bytes)? })
+            let cut = self.engine.cut(bytes).map_err(|error| error.to_string())?;
+            Ok(Known { cut, format: picture::format(bytes)? })
         };
         let beginning = match self.blobs.beginning(&key, HEADER_BYTES).await {
             Ok(bytes) => bytes,

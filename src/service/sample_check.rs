@@ -7,7 +7,7 @@ use super::{IncomingImage, IncomingSample, Service, check, picture};
 use crate::{
     blobs::{BlobKey, BlobKind},
     domain::{NewSample, Pool, Split},
-    engine::{Engine, Tiles},
+    engine::{Cut, Engine},
     settings::{Images, Limits},
     store::SampleInsert,
 };
@@ -23,7 +23,7 @@ pub(super) type Checked = Result<(SampleInsert, Vec<(BlobKey, Bytes)>), String>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
     /// How the model cuts it.
-    pub tiles: Tiles,
+    pub cut: Cut,
     /// What the file is.
     pub format: ImageFormat,
 }
@@ -42,7 +42,7 @@ pub(super) struct Rules {
     /// Files judged already: several questions may ask about one image.
     seen: HashMap<[u8; 32], Result<Known, String>>,
     /// The question that the model can be asked for certain: how its images are cut, tokens of its longest answer, text.
-    last_asked: Option<(Vec<Tiles>, usize, String)>,
+    last_asked: Option<(Vec<Cut>, usize, String)>,
 }
 
 impl Rules {
@@ -67,14 +67,14 @@ impl Rules {
     /// Judges one sample by itself.
     pub fn check(&mut self, incoming: IncomingSample) -> Checked {
         check_texts(&incoming, &self.answers, &self.limits, self.max_images)?;
-        let (mut keys, mut tiles, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut keys, mut cuts, mut files) = (Vec::new(), Vec::new(), Vec::new());
         for (i, image) in incoming.images.iter().enumerate() {
             let stated = incoming.media_types.get(i).map_or("", String::as_str);
             let (digest, known) = match image {
                 IncomingImage::Stored(digest) => (*digest, self.stored_one(digest, stated)),
                 IncomingImage::File(file) => self.file(file, stated),
             };
-            tiles.push(known.map_err(|fault| format!("image {i} {fault}"))?.tiles);
+            cuts.push(known.map_err(|fault| format!("image {i} {fault}"))?.cut);
             let key = BlobKey::from_digest(BlobKind::Image, &digest);
             keys.push(key.as_str().to_owned());
             if let IncomingImage::File(file) = image {
@@ -82,7 +82,7 @@ impl Rules {
             }
         }
         let longest = self.longest_choice(&incoming.choices)?;
-        let asked = (tiles, longest, incoming.question);
+        let asked = (cuts, longest, incoming.question);
         // One question is often asked about many images.
         if self.last_asked.as_ref() != Some(&asked) {
             self.engine
@@ -116,8 +116,8 @@ impl Rules {
         let digest: [u8; 32] = Sha256::digest(file).into();
         let known = self.seen.get(&digest).cloned().unwrap_or_else(|| {
             let format = picture::check(file, &self.images)?;
-            let tiles = self.engine.tiles(file).map_err(|fault| fault.to_string())?;
-            Ok(Known { tiles, format })
+            let cut = self.engine.cut(file).map_err(|fault| fault.to_string())?;
+            Ok(Known { cut, format })
         });
         self.seen.entry(digest).or_insert_with(|| known.clone());
         // What a client states differs from sample to sample.

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::adamw::{AdamW, AdamWConfig};
 use super::sft::{self, PARTS, Part, Places, Weights};
-use crate::model::{Checkpoint, Config, ModelError, Processor, Trainable, Vlm, greedy};
+use crate::model::{Checkpoint, Config, Cut, ModelError, Processor, Trainable, Visual, Vlm, greedy};
 
 /// The weight of an answer after reasoning, of the reasoning, and of an answer given at once.
 const WEIGHTS: Weights = [0.5, 0.5, 1.0];
@@ -94,7 +94,13 @@ impl Pretrainer {
         objective: Objective,
     ) -> Result<Self, ModelError> {
         let model = base.fork(trainable, seed)?;
-        let side = model.config().vision.image_size;
+        let side = match model.config().siglip() {
+            Some(vision) => vision.image_size,
+            None => {
+                let what = "the lab trains a tower of square tiles";
+                return Err(ModelError::text(what, "give it the configuration of a SmolVLM"));
+            }
+        };
         let optimiser = AdamW::new(model.trainable(), AdamWConfig::default());
         Ok(Self { model, optimiser, objective, image: [3, side, side] })
     }
@@ -195,9 +201,11 @@ impl Pretrainer {
     pub fn say(&self, examples: &[Example], most: usize, end: i64) -> Result<Vec<Vec<i64>>, ModelError> {
         let rows: Vec<Vec<i64>> = examples.iter().map(|example| example.tokens.clone()).collect();
         no_grad(|| {
-            let (ids, mask) = self.model.batch(&rows);
-            let embeds = self.model.embed(&ids, &self.model.vision(&self.pixels(examples)))?;
-            Ok(greedy(&self.model, &embeds, &mask, most, &[end]))
+            let visual = self.model.vision(&self.pixels(examples));
+            let visual: Vec<Visual> = (0..visual.size()[0])
+                .map(|at| Visual { features: visual.get(at), cut: Cut::WHOLE })
+                .collect();
+            Ok(greedy(&self.model, &self.model.prompts(&rows, &visual)?, most, &[end]))
         })
     }
 
@@ -280,7 +288,7 @@ impl Pretrainer {
 /// names. From independent queries and keys no such head had formed after 150,000 lessons.
 fn look_for_likes(model: &Vlm) {
     let tensors: HashMap<String, Tensor> = model.trainable().into_iter().collect();
-    let (groups, width) = (model.config().text.kv_heads(), model.config().text.head_dim());
+    let (groups, width) = (model.config().text.num_key_value_heads, model.config().text.head_dim);
     no_grad(|| {
         for (name, key) in tensors.iter().filter(|(name, _)| name.contains("text_model")) {
             let Some(layer) = name.strip_suffix("k_proj.weight") else { continue };

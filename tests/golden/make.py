@@ -1,6 +1,6 @@
-"""Reference tensors for tests/golden.rs, from transformers' SmolVLM.
+"""Reference tensors for tests/golden/smolvlm.rs, from transformers' SmolVLM.
 
-    pip install torch transformers pillow
+    pip install torch transformers "pillow<13"
     python tests/golden/make.py                      # the tiny checkpoint, then its references
     python tests/golden/make.py --folder models/toy-base --out tests/golden/toy-base.safetensors
 

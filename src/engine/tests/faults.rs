@@ -97,8 +97,8 @@ async fn what_is_wrong_with_one_item_is_told_of_that_item_only() {
     let smuggling = ask(0, "how many <image>?", &["1", "2"]);
     let twice = ask(0, "how many?", &["1", " 1 "]);
     let long = ask(0, &"how many? ".repeat(80), &["1", "2"]);
-    let two = ScoreItem { images: vec![image(0), image(1)], ..good.clone() };
-    let asked = vec![broken, good.clone(), smuggling, twice, long, two, good];
+    let many = ScoreItem { images: (0..9).map(image).collect(), ..good.clone() };
+    let asked = vec![broken, good.clone(), smuggling, twice, long, many, good];
     let reply = engine.score(None, asked.clone()).await.unwrap();
     let kinds: Vec<&str> = reply
         .scores
@@ -106,7 +106,7 @@ async fn what_is_wrong_with_one_item_is_told_of_that_item_only() {
         .map(|score| match score {
             Ok(_) => "ok",
             Err(ItemError::Image { .. }) => "image",
-            Err(ItemError::ImageCount { found: 2, taken: 1 }) => "count",
+            Err(ItemError::ImageCount { found: 9, most: 8 }) => "count",
             Err(ItemError::ImageCount { .. }) => "wrong count",
             Err(ItemError::Text(_)) => "text",
             Err(ItemError::Choices(_)) => "choices",
@@ -117,10 +117,10 @@ async fn what_is_wrong_with_one_item_is_told_of_that_item_only() {
     assert_eq!(kinds, ["image", "ok", "text", "choices", "long", "count", "ok"]);
     // The same without the model, but for what only decoding finds.
     for (item, scored) in asked.iter().zip(&reply.scores).skip(1) {
-        let tiles: Vec<Tiles> = item.images.iter().map(|image| engine.tiles(image).unwrap()).collect();
+        let cuts: Vec<Cut> = item.images.iter().map(|image| engine.cut(image).unwrap()).collect();
         let checked = engine
             .longest_choice(&item.choices)
-            .and_then(|longest| engine.check_question(&tiles, &item.question, longest));
+            .and_then(|longest| engine.check_question(&cuts, &item.question, longest));
         assert_eq!(checked.as_ref().err(), scored.as_ref().err());
     }
 

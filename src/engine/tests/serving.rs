@@ -38,7 +38,7 @@ async fn long_choices_have_the_probabilities_of_full_forwards() {
     let processor = &checkpoint.processor;
     let pixels = processor.decode(&image(5), &Default::default()).unwrap();
     let visual = vlm.vision(&vlm.pixels(&[&pixels]));
-    let prompt = processor.prompt_ids("how many?", pixels.tiles).unwrap();
+    let prompt = processor.prompt_ids("how many?", &[pixels.cut]).unwrap();
     let context = [prompt, processor.text_ids(" Answer:").unwrap()].concat();
     let log_prob = |choice: &str| -> f64 {
         let mut path = processor.text_ids(&format!(" {choice}")).unwrap();

@@ -7,25 +7,24 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::Config;
-use super::config::VisionConfig;
-use super::layout::VISION;
-use super::lora::{Linear, Parts};
+use crate::model::config::SiglipConfig;
+use crate::model::layout::{Spec, Start, VISION};
+use crate::model::lora::{Linear, Parts};
+use crate::model::norm::LayerNorm;
 
 /// The tower.
 #[derive(Debug)]
 pub(crate) struct Tower {
-    config: VisionConfig,
+    config: SiglipConfig,
     patch: (Tensor, Tensor),
     positions: Tensor,
     full: Tensor,
     layers: Vec<Layer>,
-    post: Norm,
+    post: LayerNorm,
 }
 
 impl Tower {
-    pub fn assemble(config: &Config, parts: &Parts) -> Self {
-        let v = config.vision.clone();
+    pub fn assemble(v: &SiglipConfig, parts: &Parts) -> Self {
         let embeddings = format!("{VISION}embeddings.");
         let patch = (
             parts.tensor(&format!("{embeddings}patch_embedding.weight")),
@@ -35,9 +34,9 @@ impl Tower {
         Self {
             full: position_ids(per_side, per_side, per_side, patch.0.device()),
             positions: parts.tensor(&format!("{embeddings}position_embedding.weight")),
-            layers: (0..v.num_hidden_layers).map(|i| Layer::assemble(&v, parts, i)).collect(),
-            post: Norm::assemble(&v, parts, &format!("{VISION}post_layernorm")),
-            config: v,
+            layers: (0..v.num_hidden_layers).map(|i| Layer::assemble(v, parts, i)).collect(),
+            post: LayerNorm::assemble(parts, &format!("{VISION}post_layernorm"), v.layer_norm_eps),
+            config: v.clone(),
             patch,
         }
     }
@@ -91,8 +90,8 @@ fn position_ids(rows: i64, columns: i64, per_side: i64, device: Device) -> Tenso
 struct Layer {
     heads: i64,
     gelu: &'static str,
-    norm1: Norm,
-    norm2: Norm,
+    norm1: LayerNorm,
+    norm2: LayerNorm,
     q: Linear,
     k: Linear,
     v: Linear,
@@ -102,14 +101,14 @@ struct Layer {
 }
 
 impl Layer {
-    fn assemble(config: &VisionConfig, parts: &Parts, index: i64) -> Self {
+    fn assemble(config: &SiglipConfig, parts: &Parts, index: i64) -> Self {
         let name = |part: &str| format!("{VISION}encoder.layers.{index}.{part}");
         let linear = |part: &str| parts.linear(&name(part));
         Self {
             heads: config.num_attention_heads,
             gelu: if config.hidden_act == "gelu" { "none" } else { "tanh" },
-            norm1: Norm::assemble(config, parts, &name("layer_norm1")),
-            norm2: Norm::assemble(config, parts, &name("layer_norm2")),
+            norm1: LayerNorm::assemble(parts, &name("layer_norm1"), config.layer_norm_eps),
+            norm2: LayerNorm::assemble(parts, &name("layer_norm2"), config.layer_norm_eps),
             q: linear("self_attn.q_proj"),
             k: linear("self_attn.k_proj"),
             v: linear("self_attn.v_proj"),
@@ -132,22 +131,33 @@ impl Layer {
     }
 }
 
-#[derive(Debug)]
-struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
-}
-
-impl Norm {
-    fn assemble(config: &VisionConfig, parts: &Parts, name: &str) -> Self {
-        let weight = parts.tensor(&format!("{name}.weight"));
-        Self { weight, bias: parts.tensor(&format!("{name}.bias")), eps: config.layer_norm_eps }
+/// Every tensor of the tower.
+pub(crate) fn specs(v: &SiglipConfig) -> Vec<Spec> {
+    let (d, std) = (v.hidden_size, Start::Normal(v.initializer_range));
+    let mut all = Vec::new();
+    let mut add = |name: String, shape: &[i64], start: Start| all.push(Spec::new(name, shape, start));
+    let embeddings = format!("{VISION}embeddings.");
+    add(format!("{embeddings}patch_embedding.weight"), &[d, v.num_channels, v.patch_size, v.patch_size], std);
+    add(format!("{embeddings}patch_embedding.bias"), &[d], Start::Zeros);
+    add(format!("{embeddings}position_embedding.weight"), &[v.patches_per_side().pow(2), d], std);
+    for i in 0..v.num_hidden_layers {
+        let layer = format!("{VISION}encoder.layers.{i}.");
+        for norm in ["layer_norm1", "layer_norm2"] {
+            add(format!("{layer}{norm}.weight"), &[d], Start::Ones);
+            add(format!("{layer}{norm}.bias"), &[d], Start::Zeros);
+        }
+        for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+            add(format!("{layer}self_attn.{projection}.weight"), &[d, d], std);
+            add(format!("{layer}self_attn.{projection}.bias"), &[d], Start::Zeros);
+        }
+        add(format!("{layer}mlp.fc1.weight"), &[v.intermediate_size, d], std);
+        add(format!("{layer}mlp.fc1.bias"), &[v.intermediate_size], Start::Zeros);
+        add(format!("{layer}mlp.fc2.weight"), &[d, v.intermediate_size], std);
+        add(format!("{layer}mlp.fc2.bias"), &[d], Start::Zeros);
     }
-
-    fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
-    }
+    add(format!("{VISION}post_layernorm.weight"), &[d], Start::Ones);
+    add(format!("{VISION}post_layernorm.bias"), &[d], Start::Zeros);
+    all
 }
 
 #[cfg(test)]

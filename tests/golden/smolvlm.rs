@@ -1,56 +1,11 @@
-//! The model against transformers' SmolVLM on the same weights; references by `tests/golden/make.py`.
+//! SmolVLM: the tiny checkpoint, and the repository's base model where it is there; references by `make.py`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use active_vlm::model::{Checkpoint, ImageLimits, KvCache, Pixels, Tiles, Vlm, greedy};
-use safetensors::tensor::{Dtype, SafeTensors};
+use active_vlm::model::{Checkpoint, Cut, ImageLimits, Inputs, KvCache, Pixels, Visual, Vlm, greedy};
 use tch::{Device, Kind, Tensor};
 
-/// A reference file: its tensors and what its inputs were.
-struct Reference {
-    tensors: BTreeMap<String, Tensor>,
-    questions: Vec<String>,
-    split_question: String,
-    new_tokens: usize,
-}
-
-impl Reference {
-    fn open(path: &Path) -> Self {
-        let bytes = std::fs::read(path).expect("the reference file is in the repository");
-        let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
-        let metadata = header.metadata().clone().expect("metadata");
-        let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
-        let tensor = |(name, view): (String, safetensors::tensor::TensorView)| {
-            let kind = match view.dtype() {
-                Dtype::F32 => Kind::Float,
-                Dtype::I64 => Kind::Int64,
-                Dtype::U8 => Kind::Uint8,
-                other => panic!("{name} is {other:?}"),
-            };
-            let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-            (name, Tensor::from_data_size(view.data(), &shape, kind))
-        };
-        Self {
-            tensors: file.tensors().into_iter().map(tensor).collect(),
-            questions: serde_json::from_str(&metadata["questions"]).expect("a list"),
-            split_question: metadata["split_question"].clone(),
-            new_tokens: metadata["new_tokens"].parse().expect("a number"),
-        }
-    }
-
-    fn get(&self, name: impl AsRef<str>) -> &Tensor {
-        self.tensors.get(name.as_ref()).unwrap_or_else(|| panic!("no reference '{}'", name.as_ref()))
-    }
-
-    fn ids(&self, name: impl AsRef<str>) -> Vec<i64> {
-        Vec::try_from(self.get(name)).expect("int64 in one dimension")
-    }
-
-    fn bytes(&self, name: impl AsRef<str>) -> Vec<u8> {
-        Vec::try_from(self.get(name)).expect("uint8 in one dimension")
-    }
-}
+use crate::reference::{Reference, assert_close};
 
 /// A model folder, built, with its references.
 struct Golden {
@@ -58,6 +13,7 @@ struct Golden {
     checkpoint: Checkpoint,
     vlm: Vlm,
     reference: Reference,
+    questions: Vec<String>,
 }
 
 /// The folders to check: the tiny checkpoint always, the repository's base model where it is there.
@@ -69,15 +25,16 @@ fn all() -> Vec<Golden> {
         let folder = root.join(folder);
         let checkpoint = Checkpoint::open(&folder).expect("the folder opens");
         let vlm = checkpoint.build(Device::Cpu, Kind::Float).expect("the weights load");
-        let reference = Reference::open(&root.join("tests/golden").join(format!("{name}.safetensors")));
-        Golden { folder, checkpoint, vlm, reference }
+        let reference = Reference::open(name);
+        let questions = reference.json("questions");
+        Golden { folder, checkpoint, vlm, reference, questions }
     };
     present.map(open).collect()
 }
 
 impl Golden {
     fn cases(&self) -> std::ops::Range<usize> {
-        0..self.reference.questions.len()
+        0..self.questions.len()
     }
 
     fn pixels(&self, case: usize) -> Pixels {
@@ -86,44 +43,29 @@ impl Golden {
     }
 
     fn ids(&self, case: usize) -> Vec<i64> {
-        let question = &self.reference.questions[case];
-        self.checkpoint.processor.prompt_ids(question, Tiles::WHOLE).expect("a prompt")
+        let question = &self.questions[case];
+        self.checkpoint.processor.prompt_ids(question, &[Cut::WHOLE]).expect("a prompt")
     }
 
-    /// Left-padded embeddings and mask of some cases.
-    fn embeds(&self, cases: &[usize]) -> (Tensor, Tensor) {
+    /// The prompts of some cases, padded on the left.
+    fn inputs(&self, cases: &[usize]) -> Inputs {
         let pixels: Vec<Pixels> = cases.iter().map(|&case| self.pixels(case)).collect();
-        let visual = self.vlm.vision(&self.vlm.pixels(&pixels.iter().collect::<Vec<_>>()));
+        let visual: Vec<Visual> = self.vlm.see(&pixels.iter().collect::<Vec<_>>());
         let rows: Vec<Vec<i64>> = cases.iter().map(|&case| self.ids(case)).collect();
-        let (ids, mask) = self.vlm.batch(&rows);
-        (self.vlm.embed(&ids, &visual).expect("as many visual tokens as image tokens"), mask)
+        self.vlm.prompts(&rows, &visual).expect("as many visual tokens as image tokens")
     }
 
     fn logits(&self, cases: &[usize]) -> (Tensor, Tensor) {
-        let (embeds, mask) = self.embeds(cases);
-        (self.vlm.logits(&self.vlm.decode(&embeds, &mask, None)), mask)
+        let inputs = self.inputs(cases);
+        (self.vlm.logits(&self.vlm.prefill(&inputs, None)), inputs.mask)
     }
-}
-
-/// Largest difference, relative to the largest value of the reference.
-fn relative(ours: &Tensor, reference: &Tensor) -> f64 {
-    assert_eq!(ours.size(), reference.size());
-    let worst = (ours - reference).abs().max().double_value(&[]);
-    worst / reference.abs().max().double_value(&[])
-}
-
-fn assert_close(ours: &Tensor, reference: &Tensor, tolerance: f64, what: &str) {
-    let distance = relative(ours, reference);
-    // NaN is not close.
-    assert!(distance <= tolerance, "{what}: relative difference {distance:e} above {tolerance:e}");
-    println!("{what}: {distance:.1e}");
 }
 
 /// Largest difference of pixels in 8-bit levels.
 fn level_difference(golden: &Golden, pixels: &Pixels, levels: &Tensor) -> f32 {
     let levels: Vec<u8> = Vec::try_from(levels.flatten(0, -1)).expect("uint8");
     assert_eq!(pixels.data.len(), levels.len());
-    let plane = pixels.height * pixels.width;
+    let plane = (pixels.shape[2] * pixels.shape[3]) as usize;
     let image = &golden.checkpoint.processor.image;
     let of = |(at, (value, level)): (usize, (&f32, &u8))| {
         (image.unit_value(*value, at / plane % 3) * 255.0 - f32::from(*level)).abs()
@@ -173,9 +115,10 @@ fn a_split_image_gives_the_references_tiles_and_prompt() {
             .decode(&golden.reference.bytes("split.png"), &ImageLimits::default())
             .expect("an image");
         let levels = golden.reference.get("split.levels");
-        assert_eq!(pixels.tiles.count() as i64, levels.size()[0]);
+        assert_eq!(pixels.cut.tiles() as i64, levels.size()[0]);
         assert!(level_difference(&golden, &pixels, levels) < 1.0);
-        let ids = processor.prompt_ids(&golden.reference.split_question, pixels.tiles).expect("a prompt");
+        let ids =
+            processor.prompt_ids(golden.reference.text("split_question"), &[pixels.cut]).expect("a prompt");
         assert_eq!(ids, golden.reference.ids("split.input_ids"));
     }
 }
@@ -193,8 +136,7 @@ fn every_layer_and_the_logits_agree_to_1e_4() {
             );
         }
         assert_close(&visual, golden.reference.get("0.visual"), 1e-4, "visual tokens");
-        let (embeds, mask) = golden.embeds(&[0]);
-        let traced = golden.vlm.decode_traced(&embeds, &mask);
+        let traced = golden.vlm.prefill_traced(&golden.inputs(&[0]));
         assert_eq!(traced.hidden_states.len() as i64, golden.vlm.config().text.num_hidden_layers + 1);
         for (index, state) in traced.hidden_states.iter().enumerate() {
             let wanted = golden.reference.get(format!("0.hidden.{index}"));
@@ -213,8 +155,7 @@ fn greedy_texts_are_the_references() {
     for golden in all() {
         let eos = golden.checkpoint.processor.eos_ids();
         let cases: Vec<usize> = golden.cases().collect();
-        let (embeds, mask) = golden.embeds(&cases);
-        let texts = greedy(&golden.vlm, &embeds, &mask, golden.reference.new_tokens, eos);
+        let texts = greedy(&golden.vlm, &golden.inputs(&cases), golden.reference.json("new_tokens"), eos);
         for case in cases {
             let mut wanted = golden.reference.ids(format!("{case}.greedy"));
             if let Some(end) = wanted.iter().position(|id| eos.contains(id)) {
@@ -244,7 +185,7 @@ fn a_left_padded_batch_equals_its_rows_alone() {
 #[test]
 fn cached_decoding_equals_uncached_also_with_padding_repeats_and_selection() {
     for golden in all() {
-        let (embeds, mask) = golden.embeds(&[0, 1]);
+        let Inputs { embeds, mask, .. } = golden.inputs(&[0, 1]);
         let whole = golden.vlm.decode(&embeds, &mask, None);
         let length = embeds.size()[1];
         let mut cache = KvCache::new();
@@ -259,7 +200,7 @@ fn cached_decoding_equals_uncached_also_with_padding_repeats_and_selection() {
         let real = |hidden: &Tensor| hidden * mask.unsqueeze(-1);
         assert_close(&real(&Tensor::cat(&parts, 1)), &real(&whole), 1e-5, "cached, padded");
 
-        let (embeds, mask) = golden.embeds(&[0]);
+        let Inputs { embeds, mask, .. } = golden.inputs(&[0]);
         let whole = golden.vlm.decode(&embeds, &mask, None).narrow(1, embeds.size()[1] - 3, 3);
         let prefix = embeds.size()[1] - 3;
         let mut cache = KvCache::new();
@@ -279,7 +220,7 @@ fn a_saved_folder_opens_again_with_the_same_logits() {
         golden.vlm.save(folder.path(), &golden.checkpoint.processor).expect("saved");
         let again =
             Checkpoint::open(folder.path()).expect("opens").build(Device::Cpu, Kind::Float).expect("builds");
-        let (embeds, mask) = golden.embeds(&[0]);
+        let Inputs { embeds, mask, .. } = golden.inputs(&[0]);
         assert_eq!(again.decode(&embeds, &mask, None), golden.vlm.decode(&embeds, &mask, None));
     }
 }

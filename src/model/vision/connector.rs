@@ -4,9 +4,9 @@
 
 use tch::Tensor;
 
-use super::Config;
-use super::layout::CONNECTOR;
-use super::lora::{Linear, Parts};
+use crate::model::config::{Config, SiglipConfig};
+use crate::model::layout::{CONNECTOR, Spec, Start};
+use crate::model::lora::{Linear, Parts};
 
 /// Pixel shuffle and modality projection.
 #[derive(Debug)]
@@ -25,6 +25,13 @@ impl Connector {
     pub fn forward(&self, patches: &Tensor) -> Tensor {
         self.proj.forward(&shuffle(patches, self.scale))
     }
+}
+
+/// The connector's tensor.
+pub(crate) fn spec(config: &Config, v: &SiglipConfig) -> Spec {
+    let (width, folded) = (config.text.hidden_size, v.hidden_size * config.scale_factor.pow(2));
+    let std = Start::Normal(config.text.initializer_range);
+    Spec::new(format!("{CONNECTOR}modality_projection.proj.weight"), &[width, folded], std)
 }
 
 /// Folds each `scale x scale` square of patches into the channels: row within the square first, then column.

@@ -1,0 +1,5 @@
+//! The models against transformers on the same weights; references by `make.py` and `families.py` (see README.md here).
+
+mod families;
+mod reference;
+mod smolvlm;
