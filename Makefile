@@ -5,6 +5,7 @@ ONLY ?=
 CARGO ?= cargo
 PYTHON ?= python3
 VENV ?= .venv
+BENCH_VENV ?= .venv-bench
 BUF ?= npx --yes @bufbuild/buf@1.75.0
 # Queries are checked against .sqlx, so that building needs no database.
 SQLX_OFFLINE ?= true
@@ -13,7 +14,7 @@ export SQLX_OFFLINE
 BINARY ?= $(CARGO) run --quiet --locked --
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo serve test bench lint fmt doc proto-lint sqlx-prepare sqlx-check pretrain python clean
+.PHONY: help setup build demo serve test bench lint fmt doc proto-lint sqlx-prepare sqlx-check pretrain python bench-python clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,5 +67,11 @@ $(VENV)/.done: tests/python/requirements.txt
 	@deploy/scripts/python-venv $(PYTHON) $(VENV) $<
 	@touch $@
 
+bench-python: $(BENCH_VENV)/.done ## The environment of tests/bench/peers: what is benchmarked beside the service
+
+$(BENCH_VENV)/.done: tests/bench/peers/requirements.txt deploy/scripts/bench-venv | setup
+	@deploy/scripts/bench-venv $(PYTHON) $(BENCH_VENV) $<
+	@touch $@
+
 clean: ## Remove what was built (libtorch stays)
-	rm -rf target $(VENV) demo-out
+	rm -rf target $(VENV) $(BENCH_VENV) demo-out

@@ -248,6 +248,8 @@ pub fn engine_config(settings: &Settings) -> EngineConfig {
     EngineConfig {
         model_dir: engine.model_dir.clone(),
         device: engine.device.clone(),
+        dtype: engine.dtype.clone(),
+        gradient_checkpointing: engine.gradient_checkpointing,
         threads: engine.threads,
         queue: engine.queue,
         token_budget: engine.token_budget,

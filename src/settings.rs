@@ -136,6 +136,10 @@ pub struct Engine {
     pub device: String,
     /// Hugging Face folder of the base model.
     pub model_dir: PathBuf,
+    /// What weights are held as: `auto`, `float32`, `bfloat16` or `float16`.
+    pub dtype: String,
+    /// Whether training computes layers twice instead of keeping them.
+    pub gradient_checkpointing: bool,
     /// Threads of libtorch; 0 for as many as there are cores.
     pub threads: usize,
     /// Commands that may wait.
@@ -305,6 +309,11 @@ impl Settings {
             "images.max_bytes must be at least 65536 below grpc.max_message_bytes, or a stored image cannot be sent",
         );
         check(self.images.max_pixels > 0, "images.max_pixels must be at least 1");
+        let dtype = self.engine.dtype.as_str();
+        check(
+            matches!(dtype, "auto" | "float32" | "bfloat16" | "float16"),
+            "engine.dtype must be auto, float32, bfloat16 or float16",
+        );
         check(self.engine.queue > 0, "engine.queue must be at least 1");
         check(self.engine.token_budget > 0, "engine.token_budget must be at least 1");
         check(self.engine.resident_versions > 0, "engine.resident_versions must be at least 1");

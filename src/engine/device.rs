@@ -5,7 +5,7 @@
 
 use super::EngineError;
 use std::ffi::CStr;
-use tch::Device;
+use tch::{Device, Kind};
 
 const CUDA_LIBRARY: &CStr = c"libtorch_cuda.so";
 
@@ -32,6 +32,21 @@ pub(super) fn open(name: &str) -> Result<Device, EngineError> {
         )));
     }
     Ok(Device::Cuda(index))
+}
+
+/// The kind of number that `engine.dtype` means on a device, for weights stored as `stored`.
+pub(super) fn kind(dtype: &str, device: Device, stored: Kind) -> Result<Kind, EngineError> {
+    Ok(match dtype {
+        "auto" if device == Device::Cpu => Kind::Float,
+        "auto" => stored,
+        "float32" => Kind::Float,
+        "bfloat16" => Kind::BFloat16,
+        "float16" => Kind::Half,
+        other => {
+            let reason = format!("dtype {other:?} is unknown: write auto, float32, bfloat16 or float16");
+            return Err(EngineError::Device { device: format!("{device:?}"), reason });
+        }
+    })
 }
 
 fn load_cuda() -> Result<(), String> {
@@ -62,6 +77,11 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_is_refused_with_the_cure() {
         assert_eq!(open("cpu"), Ok(Device::Cpu));
+        let (cpu, cuda) = (Device::Cpu, Device::Cuda(0));
+        assert_eq!(kind("auto", cpu, Kind::BFloat16), Ok(Kind::Float), "halves are slow on a CPU");
+        assert_eq!(kind("auto", cuda, Kind::BFloat16), Ok(Kind::BFloat16));
+        assert_eq!(kind("float16", cpu, Kind::Float), Ok(Kind::Half));
+        assert!(kind("int8", cpu, Kind::Float).unwrap_err().to_string().contains("write auto"));
         for name in ["tpu", "cuda:x", "cpu:1"] {
             let text = open(name).map(|_| ()).unwrap_err().to_string();
             assert!(text.contains(name) && text.contains("write cpu"), "{text}");

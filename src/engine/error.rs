@@ -54,6 +54,11 @@ pub enum EngineError {
     /// The arguments make no sense.
     #[error("{0}")]
     Invalid(String),
+    /// One labelled sample alone needs more memory than there is.
+    #[error(
+        "out of memory: one labelled sample alone does not fit; turn on engine.gradient_checkpointing, lower the LoRA rank, or use a larger device"
+    )]
+    OutOfMemory,
     /// The loss or its gradient is not finite any more; the step was not taken.
     #[error(
         "training diverged at step {step} (loss {loss}): lower the learning rate, or look for broken labels"
@@ -108,6 +113,9 @@ pub enum ItemError {
         /// Tokens that fit.
         limit: usize,
     },
+    /// The item alone needs more memory than there is.
+    #[error("the device's memory does not suffice for it alone: use smaller images or a larger device")]
+    OutOfMemory,
     /// The model's output is not finite.
     #[error("the model's output is not finite: the version is broken, roll it back")]
     NonFinite,

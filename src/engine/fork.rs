@@ -1,13 +1,14 @@
 //! A training fork: weights that move, their optimiser, and how far it is.
 //!
 //! Invariant: a checkpoint and the same batches give the weights that an uninterrupted run gives, bit for bit on the
-//! CPU: dropout is seeded by (seed, step), so no generator's state has to be kept. A step whose loss or gradient is not
+//! CPU: dropout is seeded by (seed, step, pass, layer), so no generator's state has to be kept. A step whose loss or gradient is not
 //! finite is not taken. Deliberately absent: which labels a step sees (`training::batches`).
 
+use super::memory::{self, Spent};
 use super::prepare::{Lesson, Picture};
 use super::sight::{Tower, VisionCache, see};
 use super::{Cost, EngineError, StepStats, Trainable, TrainingSpec};
-use crate::model::{self, KvCache, LoraConfig, ModelError, Vlm};
+use crate::model::{self, LoraConfig, ModelError, Pass, Replies, Vlm};
 use crate::training::adamw::{AdamW, AdamWConfig, warmup_cosine};
 use crate::training::sft::{self, Reply};
 use std::collections::HashMap;
@@ -40,6 +41,10 @@ pub(super) struct Fork {
     step: u64,
     /// The tower whose visual tokens may be kept; none when it moves.
     tower: Option<Tower>,
+    /// Whether layers are computed twice instead of being kept.
+    checkpointing: bool,
+    /// Rows of a pass that memory is known to suffice for.
+    rows: usize,
 }
 
 impl Fork {
@@ -49,11 +54,12 @@ impl Fork {
         tower: Option<Tower>,
         mut spec: TrainingSpec,
         base: &str,
+        checkpointing: bool,
     ) -> Result<Self, EngineError> {
         let config = AdamWConfig { weight_decay: spec.weight_decay, ..AdamWConfig::default() };
         let resume = spec.resume.take();
         let optimiser = AdamW::new(vlm.trainable(), config);
-        let mut fork = Self { vlm, optimiser, spec, step: 0, tower };
+        let mut fork = Self { vlm, optimiser, spec, step: 0, tower, checkpointing, rows: usize::MAX };
         if let Some(bytes) = resume {
             fork.import(&bytes, base)?;
         }
@@ -83,8 +89,6 @@ impl Fork {
         budget: usize,
         skipped: u32,
     ) -> Result<StepStats, EngineError> {
-        // Dropout draws from torch's generator; the multiplier keeps neighbouring seeds' steps apart.
-        tch::manual_seed((self.spec.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(self.step) as i64);
         self.vlm.set_training(true);
         let outcome = tch::with_grad(|| self.gradients(lessons, cache, budget));
         self.vlm.set_training(false);
@@ -113,68 +117,107 @@ impl Fork {
         })
     }
 
-    /// Adds the batch's gradients up; returns each part's loss and the tokens read.
+    /// Adds the batch's gradients up; returns each part's loss and the tokens read. Where memory does not suffice it
+    /// begins again with half as many rows at once, now and in later steps.
     fn gradients(
-        &self,
+        &mut self,
         lessons: &[Lesson],
         cache: &mut VisionCache,
         budget: usize,
     ) -> Result<([f64; 3], u64), EngineError> {
-        let mut rest: Vec<&Lesson> = lessons.iter().collect();
-        rest.sort_by_key(|lesson| lesson.tokens());
+        loop {
+            let groups = groups(lessons, budget, self.rows);
+            let largest = groups.iter().map(Vec::len).max().unwrap_or(0);
+            let spent = match memory::spent(|| self.accumulate(lessons, &groups, cache, budget)) {
+                Ok(Err(EngineError::Torch(text))) if memory::says(&text) => {
+                    memory::note();
+                    true
+                }
+                Ok(outcome) => {
+                    let tokens = lessons.iter().map(|lesson| lesson.tokens() as u64).sum();
+                    return outcome.map(|losses| (losses, tokens));
+                }
+                Err(Spent) => true,
+            };
+            // Gradients of the passes before are dropped with those of the one that failed.
+            self.optimiser.zero_grad();
+            if spent && largest <= 1 {
+                return Err(EngineError::OutOfMemory);
+            }
+            self.rows = largest / 2;
+        }
+    }
+
+    fn accumulate(
+        &self,
+        lessons: &[Lesson],
+        groups: &[Vec<&Lesson>],
+        cache: &mut VisionCache,
+        budget: usize,
+    ) -> Result<[f64; 3], EngineError> {
         let replies = || lessons.iter().flat_map(|lesson| &lesson.replies);
         let counts = sft::PARTS.map(|part| replies().map(|reply| reply.count(part)).sum());
         let mut losses = [0.0; 3];
-        while !rest.is_empty() {
-            let fits = (1..=rest.len()).take_while(|&n| n == 1 || n * rest[n - 1].tokens() <= budget).count();
-            let later = rest.split_off(fits);
-            let group = std::mem::replace(&mut rest, later);
-            for share in self.forward(&group, counts, cache, budget)? {
+        for (number, group) in groups.iter().enumerate() {
+            for share in self.pass(group, number, counts, cache, budget)? {
                 losses.iter_mut().zip(share).for_each(|(sum, part)| *sum += part);
             }
         }
-        Ok((losses, lessons.iter().map(|lesson| lesson.tokens() as u64).sum()))
+        Ok(losses)
     }
 
-    /// One pass forwards and back: the prompts once, then their direct and their reasoned replies over the prompts'
+    /// One pass forwards and back: the prompts once, with their direct and their reasoned replies over the prompts'
     /// keys and values. Returns the parts' losses of each kind of reply.
-    fn forward<'l>(
+    fn pass(
         &self,
-        group: &[&'l Lesson],
+        group: &[&Lesson],
+        number: usize,
         counts: [usize; 3],
         cache: &mut VisionCache,
         budget: usize,
     ) -> Result<Vec<[f64; 3]>, EngineError> {
+        memory::rehearse(group.len());
         let vlm = &self.vlm;
         let pictures: Vec<&Picture> =
             group.iter().flat_map(|lesson| lesson.pictures.iter().map(AsRef::as_ref)).collect();
         let visual = see(vlm, &pictures, self.tower, cache, budget, &mut Cost::default());
         let prompts: Vec<Vec<i64>> = group.iter().map(|lesson| lesson.prompt.clone()).collect();
         let inputs = vlm.prompts(&prompts, &visual).map_err(|e| EngineError::Invalid(e.to_string()))?;
-        let mut seen = KvCache::new();
-        let asked = vlm.prefill(&inputs, Some(&mut seen)).slice(1, -1, None, 1);
-        let mask = inputs.mask;
-        let (mut total, mut parts) = (Vec::new(), Vec::new());
-        for kind in 0..group.iter().map(|lesson| lesson.replies.len()).max().unwrap_or(0) {
-            let of_kind = |(row, lesson): (usize, &&'l Lesson)| Some((row as i64, lesson.replies.get(kind)?));
-            let (rows, replies): (Vec<i64>, Vec<&Reply>) =
-                group.iter().enumerate().filter_map(of_kind).unzip();
-            let rows = Tensor::from_slice(&rows).to_device(vlm.device());
-            let tokens: Vec<&[i64]> = replies.iter().map(|reply| reply.tokens.as_slice()).collect();
-            let (ids, real) = vlm.batch_right(&tokens);
-            let mask = Tensor::cat(&[mask.index_select(0, &rows), real], 1);
-            let hidden = vlm.decode(&vlm.embed_text(&ids), &mask, Some(&mut seen.select(&rows)));
-            let hidden = Tensor::cat(&[asked.index_select(0, &rows), hidden], 1);
-            let width = hidden.size()[1];
-            let places = sft::places(&replies, width as usize);
-            let at = Tensor::from_slice(&places.predictors).to_device(hidden.device());
-            let logits = vlm.logits(&hidden.flatten(0, 1).index_select(0, &at));
-            let share = sft::loss(&logits, &places, counts, sft::WEIGHTS);
-            total.push(share.total);
-            parts.push(share.parts);
-        }
-        Tensor::stack(&total, 0).sum(Kind::Float).f_backward()?;
+        let kinds = group.iter().map(|lesson| lesson.replies.len()).max().unwrap_or(0);
+        let (taught, replies): (Vec<Vec<&Reply>>, Vec<Replies>) =
+            (0..kinds).map(|kind| self.replies(group, kind, &inputs.mask)).unzip();
+        // The multipliers keep the draws of neighbouring seeds, steps and passes apart.
+        let seed = (self.spec.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+            .wrapping_add(self.step.wrapping_mul(0xbf58_476d_1ce4_e5b9))
+            .wrapping_add((number as u64).wrapping_mul(0x94d0_49bb_1331_11eb));
+        let pass = Pass { seed: seed as i64, checkpointing: self.checkpointing };
+        let mut parts = Vec::new();
+        vlm.joint(&inputs, &replies, pass, |asked, answered| {
+            let asked = asked.slice(1, -1, None, 1);
+            let mut total = Vec::new();
+            for ((taught, replies), hidden) in taught.iter().zip(&replies).zip(answered) {
+                let hidden = Tensor::cat(&[&asked.index_select(0, &replies.rows), hidden], 1);
+                let places = sft::places(taught, hidden.size()[1] as usize);
+                let at = Tensor::from_slice(&places.predictors).to_device(hidden.device());
+                let logits = vlm.logits(&hidden.flatten(0, 1).index_select(0, &at));
+                let share = sft::loss(&logits, &places, counts, sft::WEIGHTS);
+                total.push(share.total);
+                parts.push(share.parts);
+            }
+            Tensor::stack(&total, 0).sum(Kind::Float)
+        })?;
         Ok(parts)
+    }
+
+    /// The replies of one kind in a group, and as the model takes them after prompts of which `mask` is real.
+    fn replies<'l>(&self, group: &[&'l Lesson], kind: usize, mask: &Tensor) -> (Vec<&'l Reply>, Replies) {
+        let of_kind = |(row, lesson): (usize, &&'l Lesson)| Some((row as i64, lesson.replies.get(kind)?));
+        let (rows, replies): (Vec<i64>, Vec<&Reply>) = group.iter().enumerate().filter_map(of_kind).unzip();
+        let rows = Tensor::from_slice(&rows).to_device(self.vlm.device());
+        let tokens: Vec<&[i64]> = replies.iter().map(|reply| reply.tokens.as_slice()).collect();
+        let (ids, real) = self.vlm.batch_right(&tokens);
+        let mask = Tensor::cat(&[mask.index_select(0, &rows), real], 1);
+        (replies, Replies { rows, embeds: self.vlm.embed_text(&ids), mask })
     }
 
     /// Weights, optimiser and step as safetensors bytes. `base` is the base model's sha256.
@@ -215,6 +258,21 @@ impl Fork {
             tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix(OPTIM)?.to_owned(), t)));
         self.optimiser.import(state.collect()).map_err(|e| misfit(&e.to_string()))
     }
+}
+
+/// Lessons of about one length together, each group within `budget` padded tokens and `rows` rows (one lesson may exceed
+/// the budget alone).
+fn groups(lessons: &[Lesson], budget: usize, rows: usize) -> Vec<Vec<&Lesson>> {
+    let mut rest: Vec<&Lesson> = lessons.iter().collect();
+    rest.sort_by_key(|lesson| lesson.tokens());
+    let mut groups = Vec::new();
+    while !rest.is_empty() {
+        let most = rest.len().min(rows);
+        let fits = (1..=most).take_while(|&n| n == 1 || n * rest[n - 1].tokens() <= budget).count();
+        let later = rest.split_off(fits.max(1));
+        groups.push(std::mem::replace(&mut rest, later));
+    }
+    groups
 }
 
 /// Errors about stored bytes, in the engine's words.

@@ -12,12 +12,14 @@ mod evaluate;
 mod flops;
 mod fork;
 mod handle;
+mod memory;
 mod prepare;
 pub mod probe;
 mod queue;
 mod scoring;
 mod sight;
 mod thread;
+mod trie;
 mod types;
 
 #[cfg(test)]

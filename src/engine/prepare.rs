@@ -4,7 +4,7 @@
 //! Deliberately absent: tensors.
 
 use super::ItemError;
-use crate::model::{Config, Cut, ImageLimits, Pixels, Processor};
+use crate::model::{Config, Cut, ImageLimits, Pixels, Processor, Stops};
 use crate::training::sft::{self, Reply};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -81,6 +81,7 @@ pub(super) struct Preparer {
     processor: Processor,
     limits: ImageLimits,
     mark: Vec<i64>,
+    stops: Stops,
     image_token: i64,
     longest: usize,
 }
@@ -94,6 +95,7 @@ impl Preparer {
     ) -> Result<Self, crate::model::ModelError> {
         Ok(Self {
             mark: processor.text_ids(MARK)?,
+            stops: Stops::new(&processor.tokenizer, &[MARK])?,
             processor: processor.clone(),
             limits,
             image_token: config.image_token_id,
@@ -104,6 +106,11 @@ impl Preparer {
     /// Tokens of ` Answer:`.
     pub fn mark(&self) -> &[i64] {
         &self.mark
+    }
+
+    /// What ends a reasoning: the words of the mark.
+    pub fn stops(&self) -> &Stops {
+        &self.stops
     }
 
     /// Ids that end an answer; the first is the one it is taught with.

@@ -1,16 +1,18 @@
 //! Answer distributions: one prefill per question, then the answers over its cache.
 //!
 //! Rows are sorted by length and packed into passes under the token budget. A closed choice that is one token is read
-//! off the prefill's last distribution; longer ones go on from the repeated cache in one batch. Without choices the
-//! answer is decoded greedily and then read the same way.
+//! off the prefill's last distribution; the tokens that longer ones go on from are read as a tree over the cache, in one
+//! pass. Without choices the answer is decoded greedily. A pass that finds no memory is halved and goes on.
 //! Invariant: a question's answer does not depend on the questions beside it (up to rounding); nothing here keeps
-//! gradients. Deliberately absent: a prefix trie over long answers.
+//! gradients. Deliberately absent: sampling, which is `model`'s.
 
+use super::memory::{self, Spent};
 use super::prepare::{ANSWER_TOKENS, Preparer, Question};
 use super::sight::{Tower, VisionCache, see};
+use super::trie::Trie;
 use super::{Cost, EngineError, ItemError, Score, flops};
 use crate::domain::uncertainty;
-use crate::model::{KvCache, Visual, Vlm, greedy_from};
+use crate::model::{Generation, KvCache, Visual, Vlm, generate_from};
 use tch::{IndexOp, Kind, Tensor};
 
 /// A score and what only some callers want.
@@ -31,18 +33,8 @@ pub(super) struct Scorer<'a> {
     pub cost: Cost,
 }
 
-/// One path after the prefill: log-probability of each token, and the entropy it was drawn at.
-#[derive(Debug, Clone, Default)]
-struct Followed {
-    log_probs: Vec<f32>,
-    entropies: Vec<f32>,
-}
-
-impl Followed {
-    fn total(&self) -> f32 {
-        self.log_probs.iter().sum()
-    }
-}
+/// Distributions computed at once at most: each is as long as the vocabulary.
+const HEADS: usize = 256;
 
 impl Scorer<'_> {
     /// Scores every question; answers in their order.
@@ -57,7 +49,7 @@ impl Scorer<'_> {
         for range in packs(&lengths, self.budget) {
             let places = &order[range];
             let batch: Vec<&Question> = places.iter().map(|&at| questions[at]).collect();
-            for (&at, scored) in places.iter().zip(self.pass(&batch)?) {
+            for (&at, scored) in places.iter().zip(self.halving(&batch)?) {
                 scores[at] = Some(scored);
             }
         }
@@ -65,7 +57,23 @@ impl Scorer<'_> {
         Ok(scores.into_iter().flatten().collect())
     }
 
+    /// One pass; where memory does not suffice, its halves one after the other. A question that does not fit alone is
+    /// its own error.
+    fn halving(&mut self, batch: &[&Question]) -> Result<Vec<Result<Scored, ItemError>>, EngineError> {
+        match memory::spent(|| self.pass(batch)) {
+            Ok(scored) => scored,
+            Err(Spent) if batch.len() == 1 => Ok(vec![Err(ItemError::OutOfMemory)]),
+            Err(Spent) => {
+                let (first, second) = batch.split_at(batch.len() / 2);
+                let mut scored = self.halving(first)?;
+                scored.extend(self.halving(second)?);
+                Ok(scored)
+            }
+        }
+    }
+
     fn pass(&mut self, batch: &[&Question]) -> Result<Vec<Result<Scored, ItemError>>, EngineError> {
+        memory::rehearse(batch.len());
         let pictures: Vec<_> = batch.iter().flat_map(|q| q.pictures.iter().map(AsRef::as_ref)).collect();
         let visual = see(self.vlm, &pictures, self.tower, self.cache, self.budget, &mut self.cost);
         let rows: Vec<Vec<i64>> = batch.iter().map(|q| q.context()).collect();
@@ -74,131 +82,144 @@ impl Scorer<'_> {
         self.count(rows.iter().map(Vec::len).sum(), height, width, 0, height);
         let mut cache = KvCache::new();
         let hidden = self.vlm.prefill(&inputs, Some(&mut cache));
-        let mask = inputs.mask;
         let first = self.vlm.logits(&hidden.select(1, -1)).log_softmax(-1, Kind::Float);
-
-        let open = batch[0].paths.is_empty();
-        let free = if open { self.generate(&cache, &first, &mask) } else { Vec::new() };
-        let paths: Vec<(usize, &[i64])> = if open {
-            free.iter().map(Vec::as_slice).enumerate().collect()
-        } else {
-            let own = |(row, q): (usize, &&Question)| q.paths.iter().map(move |_| row).collect::<Vec<_>>();
-            let at: Vec<usize> = batch.iter().enumerate().flat_map(own).collect();
-            at.into_iter().zip(batch.iter().flat_map(|q| q.paths.iter().map(Vec::as_slice))).collect()
-        };
-        let followed = self.follow(&cache, &mask, &first, &paths);
         let embeddings = embeddings(batch, &hidden, &visual);
-
-        let mut followed = followed.into_iter();
-        let scored = batch.iter().zip(embeddings).enumerate().map(|(row, (question, embedding))| {
-            let scored = if open {
-                let path = followed.next().unwrap_or_default();
-                let words = &free[row];
-                let words = words.strip_suffix(&[self.preparer.ends()[0]]).unwrap_or(words);
-                self.open(words, &path, &first.i(row as i64), embedding)
-            } else {
-                let own: Vec<f32> = followed.by_ref().take(question.paths.len()).map(|p| p.total()).collect();
-                closed(question, &own, embedding)
-            };
+        let scored: Vec<Scored> = if batch[0].paths.is_empty() {
+            self.answer(cache, &inputs.mask, &first, embeddings)
+        } else {
+            let followed = self.follow(batch, &cache, &inputs.mask, &first).into_iter();
+            let all = batch.iter().zip(followed).zip(embeddings);
+            all.map(|((question, own), embedding)| closed(question, &own, embedding)).collect()
+        };
+        let finite = |scored: Scored| {
             let numbers = scored.score.probabilities.iter().chain(&scored.score.embedding);
             let finite = numbers.chain([&scored.score.entropy, &scored.score.margin]).all(|x| x.is_finite());
             if finite && !scored.log_prob.is_nan() { Ok(scored) } else { Err(ItemError::NonFinite) }
-        });
-        Ok(scored.collect())
+        };
+        Ok(scored.into_iter().map(finite).collect())
     }
 
-    /// Greedy answers with their end token where they ended. `first` `[B, V]` are the log-probabilities after the prefill,
-    /// whose keys and values `cache` holds.
-    fn generate(&mut self, cache: &KvCache, first: &Tensor, mask: &Tensor) -> Vec<Vec<i64>> {
+    /// Greedy answers. `first` `[B, V]` are the log-probabilities after the prefill, whose keys and values `cache` holds.
+    fn answer(
+        &mut self,
+        cache: KvCache,
+        mask: &Tensor,
+        first: &Tensor,
+        embeddings: Vec<Vec<f32>>,
+    ) -> Vec<Scored> {
         let (rows, past) = (first.size()[0], mask.size()[1]);
         let most = self.preparer.room(past as usize, ANSWER_TOKENS).max(1);
-        let ends = self.preparer.ends();
-        let mut answers = greedy_from(self.vlm, cache.fork(), first, mask, most, ends);
+        let how = Generation { most, ends: self.preparer.ends().to_vec(), ..Generation::default() };
+        let answers = generate_from(self.vlm, cache, first, mask, &how);
         // Every row is fed until the longest has ended; only what became part of an answer is real.
-        let fed = answers.iter().map(Vec::len).max().unwrap_or(0).min(most - 1);
-        let real = answers.iter().map(|answer| answer.len().min(fed)).sum();
+        let fed = answers.iter().map(|answer| answer.tokens.len()).max().unwrap_or(0).min(most - 1);
+        let real = answers.iter().map(|answer| answer.tokens.len().min(fed)).sum();
         self.count(real, rows, fed as i64, past, rows * fed as i64);
-        for answer in &mut answers {
-            if answer.len() < most {
-                answer.push(ends[0]);
-            }
-        }
-        answers
+        let scored = answers.iter().zip(embeddings).enumerate().map(|(row, (answer, embedding))| {
+            let first = first.i(row as i64);
+            let top = floats(&first.topk(2.min(first.size()[0]), -1, true, true).0.exp());
+            let entropy = answer.entropies.iter().sum::<f32>() / answer.entropies.len().max(1) as f32;
+            let score = Score {
+                answer: self.preparer.text(&answer.tokens),
+                probabilities: Vec::new(),
+                entropy,
+                margin: uncertainty::margin(&top),
+                best: 0,
+                embedding,
+            };
+            Scored { score, log_prob: answer.log_probs.iter().sum() }
+        });
+        scored.collect()
     }
 
-    /// Log-probabilities of `paths` (row of the prefill, tokens), in order. `first` `[B, V]` are the log-probabilities
-    /// right after the prefill; longer paths go on from rows of `cache`.
+    /// Log-probability of every path of every question. `first` `[B, V]` are the log-probabilities right after the
+    /// prefill, whose keys and values `cache` holds; what several paths begin with is read once.
     fn follow(
         &mut self,
+        batch: &[&Question],
         cache: &KvCache,
         mask: &Tensor,
         first: &Tensor,
-        paths: &[(usize, &[i64])],
-    ) -> Vec<Followed> {
-        let device = mask.device();
-        let vocab = first.size()[1];
-        let places: Vec<i64> = paths.iter().map(|(row, path)| *row as i64 * vocab + path[0]).collect();
-        let heads =
-            floats(&first.reshape([-1]).index_select(0, &Tensor::from_slice(&places).to_device(device)));
-        let entropies = floats(&entropy(first));
-        let start = |(&(row, _), &log_prob): (&(usize, &[i64]), &f32)| Followed {
-            log_probs: vec![log_prob],
-            entropies: vec![entropies[row]],
-        };
-        let mut followed: Vec<Followed> = paths.iter().zip(&heads).map(start).collect();
-
-        let mut long: Vec<usize> = (0..paths.len()).filter(|&at| paths[at].1.len() > 1).collect();
-        long.sort_by_key(|&at| paths[at].1.len());
-        let past = mask.size()[1];
-        let lengths: Vec<(bool, usize)> =
-            long.iter().map(|&at| (true, past as usize + paths[at].1.len())).collect();
-        for range in packs(&lengths, self.budget) {
-            let group = &long[range];
-            let rows: Vec<i64> = group.iter().map(|&at| paths[at].0 as i64).collect();
-            let rows = Tensor::from_slice(&rows).to_device(device);
-            let width = group.iter().map(|&at| paths[at].1.len() - 1).max().unwrap_or(0);
-            let (mut fed, mut real, mut next) = (Vec::new(), Vec::new(), Vec::new());
-            for &at in group {
-                let path = paths[at].1;
-                // Padding stands on the right here: nothing real comes after it, so nothing real sees it.
-                for column in 0..width {
-                    let inside = column + 1 < path.len();
-                    fed.push(if inside { path[column] } else { 0 });
-                    real.push(i64::from(inside));
-                    next.push(if inside { path[column + 1] } else { 0 });
-                }
+    ) -> Vec<Vec<f32>> {
+        let (tries, walks): (Vec<Trie>, Vec<_>) = batch.iter().map(|q| Trie::of(&q.paths)).unzip();
+        // Every token as (its distribution's place, token): distributions of the prompts first, then those of the nodes.
+        let mut base = batch.len();
+        let (mut places, mut tokens) = (Vec::new(), Vec::new());
+        for (row, walk) in walks.iter().enumerate() {
+            for &(at, token) in walk.iter().flatten() {
+                places.push(at.map_or(row, |node| base + node) as i64);
+                tokens.push(token);
             }
-            let shape = [group.len() as i64, width as i64];
-            let tensor = |data: &[i64]| Tensor::from_slice(data).view(shape).to_device(device);
-            let mask = Tensor::cat(&[&mask.index_select(0, &rows).to_kind(Kind::Int64), &tensor(&real)], 1);
-            let hidden =
-                self.vlm.decode(&self.vlm.embed_text(&tensor(&fed)), &mask, Some(&mut cache.select(&rows)));
-            let tokens = real.iter().sum::<i64>() as usize;
-            self.count(tokens, shape[0], shape[1], past, shape[0] * shape[1]);
-            let all = self.vlm.logits(&hidden).log_softmax(-1, Kind::Float);
-            let log_probs = floats(&all.gather(-1, &tensor(&next).unsqueeze(-1), false).reshape([-1]));
-            let entropies = floats(&entropy(&all).reshape([-1]));
-            for (line, &at) in group.iter().enumerate() {
-                let cells = line * width..line * width + paths[at].1.len() - 1;
-                followed[at].log_probs.extend_from_slice(&log_probs[cells.clone()]);
-                followed[at].entropies.extend_from_slice(&entropies[cells]);
-            }
+            base += tries[row].len();
         }
-        followed
+        let after_nodes = self.read(&tries, cache, mask);
+        let mut log_probs = vec![0f32; tokens.len()];
+        let hidden: Vec<(usize, Option<&Tensor>)> = std::iter::once((batch.len(), None))
+            .chain(after_nodes.iter().map(|hidden| (hidden.size()[0] as usize, Some(hidden))))
+            .collect();
+        let mut from = 0;
+        for (count, hidden) in hidden {
+            let inside: Vec<usize> = (0..places.len())
+                .filter(|&at| (from..from + count).contains(&(places[at] as usize)))
+                .collect();
+            let all = match hidden {
+                None => first.shallow_clone(),
+                Some(hidden) => self.vlm.logits(hidden).log_softmax(-1, Kind::Float),
+            };
+            let rows: Vec<i64> = inside.iter().map(|&at| places[at] - from as i64).collect();
+            let taken: Vec<i64> = inside.iter().map(|&at| tokens[at]).collect();
+            let index = |data: &[i64]| Tensor::from_slice(data).to_device(first.device());
+            let flat = index(&rows) * first.size()[1] + index(&taken);
+            for (at, value) in inside.into_iter().zip(floats(&all.reshape([-1]).index_select(0, &flat))) {
+                log_probs[at] = value;
+            }
+            from += count;
+        }
+        let mut log_probs = log_probs.into_iter();
+        let mut path = |steps: &Vec<_>| log_probs.by_ref().take(steps.len()).sum();
+        walks.iter().map(|walk| walk.iter().map(&mut path).collect()).collect()
     }
 
-    fn open(&self, words: &[i64], path: &Followed, first: &Tensor, embedding: Vec<f32>) -> Scored {
-        let top = floats(&first.topk(2.min(first.size()[0]), -1, true, true).0.exp());
-        let entropy = path.entropies.iter().sum::<f32>() / path.entropies.len().max(1) as f32;
-        let score = Score {
-            answer: self.preparer.text(words),
-            probabilities: Vec::new(),
-            entropy,
-            margin: uncertainty::margin(&top),
-            best: 0,
-            embedding,
-        };
-        Scored { score, log_prob: path.total() }
+    /// Hidden states after every node, trie by trie, in pieces of at most [`HEADS`] rows `[n, D]`.
+    fn read(&mut self, tries: &[Trie], cache: &KvCache, mask: &Tensor) -> Vec<Tensor> {
+        let (device, past) = (mask.device(), mask.size()[1]);
+        let mut pieces = Vec::new();
+        let width = tries.iter().map(Trie::len).max().unwrap_or(0);
+        if width == 0 {
+            return pieces;
+        }
+        let height = (self.budget / width).max(1);
+        for (start, group) in tries.chunks(height).enumerate().map(|(n, group)| (n * height, group)) {
+            let rows = group.len();
+            let (mut ids, mut depths) = (vec![0i64; rows * width], vec![0i64; rows * width]);
+            let (mut sees, mut real) = (vec![false; rows * width * width], Vec::new());
+            for (row, trie) in group.iter().enumerate() {
+                for column in 0..width {
+                    let cell = row * width + column;
+                    // Padding sees the past and itself; nothing sees it.
+                    sees[cell * width + column] = true;
+                    if column < trie.len() {
+                        (ids[cell], depths[cell]) = trie.node(column);
+                        trie.line(column).for_each(|other| sees[cell * width + other] = true);
+                        real.push(cell as i64);
+                    }
+                }
+            }
+            if real.is_empty() {
+                continue;
+            }
+            let shape = [rows as i64, width as i64];
+            let tensor = |data: &[i64]| Tensor::from_slice(data).view(shape).to_device(device);
+            let sees = Tensor::from_slice(&sees).view([shape[0], shape[1], shape[1]]).to_device(device);
+            let own = Tensor::arange_start(start as i64, (start + rows) as i64, (Kind::Int64, device));
+            let (cache, mask) = (cache.select(&own), mask.index_select(0, &own));
+            let embeds = self.vlm.embed_text(&tensor(&ids));
+            let hidden = self.vlm.decode_tree(&embeds, &mask, &tensor(&depths), &sees, &cache);
+            self.count(real.len(), shape[0], shape[1], past, real.len() as i64);
+            let index = Tensor::from_slice(&real).to_device(device);
+            pieces.extend(hidden.flatten(0, 1).index_select(0, &index).split(HEADS as i64, 0));
+        }
+        pieces
     }
 
     /// Counts a pass of `rows` x `width` new tokens after `past` cached ones, of which `tokens` are real.
@@ -263,11 +284,6 @@ fn embeddings(batch: &[&Question], hidden: &Tensor, visual: &[Visual]) -> Vec<Ve
 /// Rows `[B, D]` of norm 1.
 fn unit(rows: &Tensor) -> Tensor {
     rows / rows.norm_scalaropt_dim(2.0, [1], true).clamp_min(1e-12)
-}
-
-/// Entropy in nats over the last dimension of log-probabilities.
-fn entropy(log_probs: &Tensor) -> Tensor {
-    -(log_probs.exp() * log_probs).sum_dim_intlist(-1, false, Kind::Float)
 }
 
 /// A float tensor's numbers, row by row.

@@ -13,7 +13,7 @@ use super::{
     Cost, EngineConfig, EngineError, EngineInfo, ForkId, ItemError, ModelRef, Prediction, Source, StepStats,
     Target, TrainingSpec, device,
 };
-use crate::model::{Checkpoint, ImageLimits, Vlm, greedy};
+use crate::model::{Checkpoint, Generation, ImageLimits, Vlm, generate};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
@@ -50,6 +50,7 @@ pub(super) struct Machine {
     forks: HashMap<ForkId, Fork>,
     cache: VisionCache,
     budget: usize,
+    checkpointing: bool,
     most_resident: usize,
     clock: u64,
     promoted: watch::Sender<Option<ModelRef>>,
@@ -70,7 +71,8 @@ impl Machine {
             tch::set_num_threads(config.threads as i32);
         }
         let checkpoint = Checkpoint::open(&config.model_dir).map_err(|e| refuse(e.to_string()))?;
-        let base = checkpoint.build(device, Kind::Float).map_err(|e| refuse(e.to_string()))?;
+        let kind = device::kind(&config.dtype, device, checkpoint.stored_kind())?;
+        let base = checkpoint.build(device, kind).map_err(|e| refuse(e.to_string()))?;
         let limits = ImageLimits { max_bytes: config.image_max_bytes, max_pixels: config.image_max_pixels };
         let preparer = Preparer::new(&checkpoint.config, &checkpoint.processor, limits)
             .map_err(|e| refuse(e.to_string()))?;
@@ -94,6 +96,7 @@ impl Machine {
             forks: HashMap::new(),
             cache: VisionCache::new(config.vision_cache_bytes),
             budget: config.token_budget.max(1),
+            checkpointing: config.gradient_checkpointing,
             most_resident: config.resident_versions.max(1),
             clock: 0,
             promoted,
@@ -176,6 +179,10 @@ impl Machine {
             return Err(EngineError::Invalid(text.to_owned()));
         }
         let wanted = fork::trainable(spec.trainable);
+        if self.base.kind() != Kind::Float && !matches!(wanted, crate::model::Trainable::Lora(_)) {
+            let text = "weights held as halves are too coarse to be trained themselves: train adapters (mode LORA), or set engine.dtype to float32";
+            return Err(EngineError::Invalid(text.to_owned()));
+        }
         let refuse = |e: crate::model::ModelError| EngineError::Invalid(e.to_string());
         let vlm = match spec.base {
             None => self.base.fork(&wanted, spec.seed as i64).map_err(refuse)?,
@@ -194,7 +201,7 @@ impl Machine {
             }
         };
         let tower = (!wanted.moves_vision()).then_some(BASE_TOWER);
-        let fork = Fork::begin(vlm, tower, spec, &self.info.base_sha256)?;
+        let fork = Fork::begin(vlm, tower, spec, &self.info.base_sha256, self.checkpointing)?;
         let (id, steps) = (ForkId(Uuid::now_v7()), fork.steps());
         self.forks.insert(id, fork);
         self.gauges.forks.store(self.forks.len(), Ordering::Relaxed);
@@ -306,7 +313,9 @@ fn reason_about(scorer: &mut Scorer<'_>, question: &Question) -> Result<Vec<i64>
     let mark = scorer.preparer.mark();
     let longest_path = question.paths.iter().map(Vec::len).max().unwrap_or(super::prepare::ANSWER_TOKENS);
     let most = scorer.preparer.room(question.len() + longest_path, REASONING_TOKENS);
-    let mut chain = greedy(scorer.vlm, &inputs, most, scorer.preparer.ends()).swap_remove(0);
+    let stops = Some(scorer.preparer.stops().clone());
+    let how = Generation { most, ends: scorer.preparer.ends().to_vec(), stops, sampling: None };
+    let mut chain = generate(scorer.vlm, &inputs, 1, &how).swap_remove(0).tokens;
     if let Some(at) = chain.windows(mark.len()).position(|window| window == mark) {
         chain.truncate(at);
     }

@@ -40,6 +40,11 @@ pub struct EngineConfig {
     pub model_dir: PathBuf,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// `auto`, `float32`, `bfloat16` or `float16`: what weights are held as. `auto` is float32 on a CPU, where halves are
+    /// far slower, and the kind they are stored as elsewhere.
+    pub dtype: String,
+    /// Whether training computes layers twice instead of keeping them: less memory, more time, the same numbers.
+    pub gradient_checkpointing: bool,
     /// Threads of the tensor library; 0 leaves its own choice.
     pub threads: usize,
     /// Commands that may wait per lane before `Overloaded` is answered.
@@ -61,6 +66,8 @@ impl Default for EngineConfig {
         Self {
             model_dir: PathBuf::from("models/base"),
             device: "cpu".to_owned(),
+            dtype: "auto".to_owned(),
+            gradient_checkpointing: false,
             threads: 0,
             queue: 64,
             token_budget: 8192,

@@ -1,57 +1,185 @@
-//! Greedy generation, batched, with the cache.
+//! Generation: greedy or sampled, batched, with the cache.
 //!
-//! Invariant: a row's tokens do not depend on the rows beside it. Deliberately absent: sampling and beams.
+//! Source: `generate` of transformers, less the end token itself; nucleus sampling: arXiv 1904.09751.
+//! Invariant: a row's tokens do not depend on the rows beside it (up to rounding): each row draws from a generator of
+//! its own. Log-probabilities are the model's, before temperature and nucleus. Deliberately absent: beams, penalties.
 
-use tch::{Kind, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::{IndexOp, Kind, Tensor};
 
-use super::{Inputs, KvCache, Vlm};
+use super::nucleus::draw;
+use super::{Inputs, KvCache, Stops, Vlm};
 
-/// The most likely continuation of each row: up to `max_new_tokens` ids, ending before the first of `eos`.
-///
-/// No gradients are kept. Source: `generate(do_sample=False)` of transformers, less the end token itself.
+/// How tokens are drawn; without it the likeliest is taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by it; above 0.
+    pub temperature: f64,
+    /// Only the likeliest tokens that together have this much probability are drawn from; in (0, 1].
+    pub top_p: f64,
+    /// Decides the draws, with a row's place.
+    pub seed: u64,
+}
+
+/// When and how to go on.
+#[derive(Debug, Clone, Default)]
+pub struct Generation {
+    /// Tokens of a text at most.
+    pub most: usize,
+    /// Ids that end a text.
+    pub ends: Vec<i64>,
+    /// Strings that end a text.
+    pub stops: Option<Stops>,
+    /// How tokens are drawn.
+    pub sampling: Option<Sampling>,
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The model said so; the end token is not among the tokens.
+    End,
+    /// A stop string came; the token that completed it is the last.
+    Stop,
+    /// There were tokens enough.
+    Length,
+}
+
+/// One generated text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generated {
+    /// Its tokens, without the one that ended it.
+    pub tokens: Vec<i64>,
+    /// Natural log-probability of each token, and of the end token if that came.
+    pub log_probs: Vec<f32>,
+    /// Entropy in nats of the distribution that each of them was taken from.
+    pub entropies: Vec<f32>,
+    /// Why there are no more.
+    pub ended: Ended,
+}
+
+/// The likeliest continuation of each row: up to `max_new_tokens` ids, ending before the first of `eos`.
 pub fn greedy(vlm: &Vlm, prompts: &Inputs, max_new_tokens: usize, eos: &[i64]) -> Vec<Vec<i64>> {
+    let how = Generation { most: max_new_tokens, ends: eos.to_vec(), ..Generation::default() };
+    generate(vlm, prompts, 1, &how).into_iter().map(|text| text.tokens).collect()
+}
+
+/// `samples` continuations of each prompt, prompt by prompt; the prompts are read once. No gradients are kept.
+pub fn generate(vlm: &Vlm, prompts: &Inputs, samples: usize, how: &Generation) -> Vec<Generated> {
     tch::no_grad(|| {
         let mut cache = KvCache::new();
         let hidden = vlm.prefill(prompts, Some(&mut cache)).select(1, -1);
-        greedy_from(vlm, cache, &vlm.logits(&hidden), &prompts.mask, max_new_tokens, eos)
+        let logits = vlm.logits(&hidden);
+        if samples == 1 {
+            return generate_from(vlm, cache, &logits, &prompts.mask, how);
+        }
+        let repeat = |t: &Tensor| t.repeat_interleave_self_int(samples as i64, 0, None);
+        let rows = repeat(&Tensor::arange(logits.size()[0], (Kind::Int64, logits.device())));
+        generate_from(vlm, cache.select(&rows), &repeat(&logits), &repeat(&prompts.mask), how)
     })
 }
 
-/// As [`greedy`], from prompts that are decoded already: `cache` holds them, `mask` `[B, T]` marks what is real of it, and
-/// `scores` `[B, V]` are the logits or log-probabilities of what follows.
-pub fn greedy_from(
+/// As [`generate`], one text per row, from prompts that are decoded already: `cache` holds them, `mask` `[B, T]` marks what is
+/// real of it, and `scores` `[B, V]` are the logits or log-probabilities of what follows.
+pub fn generate_from(
     vlm: &Vlm,
     mut cache: KvCache,
     scores: &Tensor,
     mask: &Tensor,
-    max_new_tokens: usize,
-    eos: &[i64],
-) -> Vec<Vec<i64>> {
+    how: &Generation,
+) -> Vec<Generated> {
     tch::no_grad(|| {
         let rows = scores.size()[0] as usize;
-        let mut texts = vec![Vec::new(); rows];
-        let mut open = vec![true; rows];
-        let mut mask = mask.to_kind(Kind::Int64);
-        let one = Tensor::ones([rows as i64, 1], (Kind::Int64, mask.device()));
-        let mut next = scores.argmax(-1, false);
-        for length in 1..=max_new_tokens {
-            let mut ids = vec![0i64; rows];
-            next.copy_data(&mut ids, rows);
-            for ((text, open), id) in texts.iter_mut().zip(&mut open).zip(ids) {
-                *open &= !eos.contains(&id);
-                if *open {
-                    text.push(id);
-                }
-            }
-            if length == max_new_tokens || !open.contains(&true) {
+        let mut texts: Vec<Text> = (0..rows).map(|row| Text::new(row, how)).collect();
+        // The mask of every step is a part of this one: nothing is appended step by step.
+        let room = Tensor::ones([rows as i64, how.most as i64], (Kind::Int64, mask.device()));
+        let mask = Tensor::cat(&[mask.to_kind(Kind::Int64), room], 1);
+        let (mut logits, mut past) = (scores.shallow_clone(), mask.size()[1] - how.most as i64);
+        for length in 1..=how.most {
+            let ids = step(&mut texts, &logits, how);
+            if length == how.most || texts.iter().all(|text| text.done.is_some()) {
                 break;
             }
             // Rows that have ended go on being fed: cheaper than shrinking the batch, and nobody sees them.
-            mask = Tensor::cat(&[&mask, &one], 1);
-            let step = vlm.embed_text(&next.unsqueeze(1));
-            let hidden = vlm.decode(&step, &mask, Some(&mut cache)).select(1, -1);
-            next = vlm.logits(&hidden).argmax(-1, false);
+            past += 1;
+            let fed = Tensor::from_slice(&ids).to_device(mask.device()).unsqueeze(1);
+            let hidden = vlm.decode(&vlm.embed_text(&fed), &mask.narrow(1, 0, past), Some(&mut cache));
+            logits = vlm.logits(&hidden.select(1, -1));
         }
-        texts
+        texts.into_iter().map(Text::finish).collect()
     })
+}
+
+/// A text on its way.
+struct Text {
+    tokens: Vec<i64>,
+    log_probs: Vec<f32>,
+    entropies: Vec<f32>,
+    done: Option<Ended>,
+    rng: ChaCha8Rng,
+}
+
+impl Text {
+    fn new(row: usize, how: &Generation) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(how.sampling.map_or(0, |sampling| sampling.seed));
+        rng.set_stream(row as u64);
+        Self { tokens: Vec::new(), log_probs: Vec::new(), entropies: Vec::new(), done: None, rng }
+    }
+
+    fn take(&mut self, id: i64, log_prob: f32, entropy: f32, how: &Generation) {
+        if self.done.is_some() {
+            return;
+        }
+        self.log_probs.push(log_prob);
+        self.entropies.push(entropy);
+        if how.ends.contains(&id) {
+            self.done = Some(Ended::End);
+            return;
+        }
+        self.tokens.push(id);
+        if how.stops.as_ref().is_some_and(|stops| stops.end(&self.tokens)) {
+            self.done = Some(Ended::Stop);
+        }
+    }
+
+    fn finish(self) -> Generated {
+        let ended = self.done.unwrap_or(Ended::Length);
+        Generated { tokens: self.tokens, log_probs: self.log_probs, entropies: self.entropies, ended }
+    }
+}
+
+/// Draws the next token of every row from `logits` `[B, V]`, notes it, and returns what to feed.
+fn step(texts: &mut [Text], logits: &Tensor, how: &Generation) -> Vec<i64> {
+    let rows = texts.len();
+    let log_probs = logits.log_softmax(-1, Kind::Float);
+    let ids: Vec<i64> = match how.sampling {
+        None => numbers(&log_probs.argmax(-1, false)),
+        Some(sampling) => {
+            // The draws are made on the host: the nucleus of a flat distribution is most of the vocabulary, and one
+            // linear pass over it is faster than sorting it on any device.
+            let warm =
+                (&log_probs / sampling.temperature).softmax(-1, Kind::Float).to_device(tch::Device::Cpu);
+            let pick = |(row, text): (usize, &mut Text)| {
+                let probabilities: Vec<f32> = numbers(&warm.i(row as i64));
+                draw(&probabilities, sampling.top_p, text.rng.random::<f64>()) as i64
+            };
+            texts.iter_mut().enumerate().map(pick).collect()
+        }
+    };
+    let taken = Tensor::from_slice(&ids).to_device(logits.device()).unsqueeze(1);
+    let given: Vec<f32> = numbers(&log_probs.gather(1, &taken, false).view([rows as i64]));
+    let entropies: Vec<f32> =
+        numbers(&-(log_probs.exp() * &log_probs).sum_dim_intlist(1, false, Kind::Float));
+    for (row, text) in texts.iter_mut().enumerate() {
+        text.take(ids[row], given[row], entropies[row], how);
+    }
+    ids
+}
+
+fn numbers<T: tch::kind::Element + Default + Clone>(tensor: &Tensor) -> Vec<T> {
+    let tensor = tensor.contiguous();
+    let mut numbers = vec![T::default(); tensor.numel()];
+    tensor.copy_data(&mut numbers, tensor.numel());
+    numbers
 }

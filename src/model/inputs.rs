@@ -39,7 +39,13 @@ impl Inputs {
 
     /// As a pass of the decoder takes them.
     pub(super) fn step(&self) -> Step<'_> {
-        Step { embeds: &self.embeds, mask: &self.mask, positions: self.positions.as_ref(), deep: &self.deep }
+        Step {
+            embeds: &self.embeds,
+            mask: &self.mask,
+            positions: self.positions.as_ref(),
+            sees: None,
+            deep: &self.deep,
+        }
     }
 
     /// Number of columns.

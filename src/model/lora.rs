@@ -118,7 +118,7 @@ impl Adapter {
             let bound = 1.0 / (into as f32).sqrt();
             let data: Vec<f32> =
                 (0..config.rank * into).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect();
-            let options = (weight.kind(), weight.device());
+            let options = (adapter_kind(weight.kind()), weight.device());
             let a =
                 Tensor::from_slice(&data).view([config.rank, into]).to_kind(options.0).to_device(options.1);
             pairs.insert(module, (a, Tensor::zeros([out, config.rank], options)));
@@ -132,11 +132,11 @@ impl Adapter {
         params: &Params,
         mut tensors: BTreeMap<String, Tensor>,
         device: Device,
-        kind: Kind,
     ) -> Result<Self, ModelError> {
         let mut pairs = BTreeMap::new();
         for module in config.modules(params)? {
-            let weight = params[&format!("{module}.weight")].size();
+            let weight = &params[&format!("{module}.weight")];
+            let (kind, weight) = (adapter_kind(weight.kind()), weight.size());
             let mut take = |letter: char, shape: [i64; 2]| {
                 let name = name(&module, letter);
                 let tensor = tensors.remove(&name).ok_or_else(|| misfit(format!("'{name}' is missing")))?;
@@ -178,11 +178,21 @@ impl Adapter {
         tch::no_grad(|| {
             for (module, (a, b)) in &self.pairs {
                 let weight = format!("{module}.weight");
-                let sum = &params[&weight] + b.matmul(a) * (self.config.alpha / self.config.rank as f64);
-                merged.insert(weight, sum.detach());
+                let held = &params[&weight];
+                let sum = held.to_kind(Kind::Float)
+                    + b.matmul(a).to_kind(Kind::Float) * (self.config.alpha / self.config.rank as f64);
+                merged.insert(weight, sum.to_kind(held.kind()).detach());
             }
         });
         merged
+    }
+}
+
+/// What adapters beside weights of a kind are held as: halves are too coarse for the steps of an optimiser.
+fn adapter_kind(weights: Kind) -> Kind {
+    match weights {
+        Kind::Half | Kind::BFloat16 => Kind::Float,
+        other => other,
     }
 }
 
@@ -216,13 +226,13 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let y = x.linear(&self.weight, self.bias.as_ref());
         let Some(lora) = &self.lora else { return y };
-        let training = lora.dropout > 0.0 && lora.training.load(Ordering::Relaxed);
-        let low = if training {
-            x.dropout(lora.dropout, true).linear::<Tensor>(&lora.a, None)
-        } else {
-            x.linear::<Tensor>(&lora.a, None)
-        };
-        y + low.linear::<Tensor>(&lora.b, None) * lora.scale
+        // Adapters beside halves are float32, as they are trained.
+        let mut x = x.to_kind(lora.a.kind());
+        if lora.dropout > 0.0 && lora.training.load(Ordering::Relaxed) {
+            x = x.dropout(lora.dropout, true);
+        }
+        let low = x.linear::<Tensor>(&lora.a, None).linear::<Tensor>(&lora.b, None) * lora.scale;
+        y + low.to_kind(self.weight.kind())
     }
 }
 

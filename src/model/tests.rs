@@ -8,7 +8,7 @@ use super::config::Family;
 use super::config::tests::tiny;
 use super::layout::{Params, fresh, layout};
 use super::weights::{self, Weights};
-use super::{KvCache, LoraConfig, ModelError, Trainable, Vlm, greedy};
+use super::{Generation, KvCache, LoraConfig, ModelError, Sampling, Trainable, Vlm, generate, greedy};
 
 const CPU: Device = Device::Cpu;
 
@@ -242,4 +242,46 @@ fn shards_are_read_through_their_index_and_only_from_the_folder() {
             .contains("plain file name")
     );
     assert!(Weights::open(Path::new("/nonexistent"), Family::SmolVlm).is_err());
+}
+
+#[test]
+fn samples_are_their_seeds_and_do_not_depend_on_the_rows_beside_them() {
+    let vlm = model();
+    let prompts = |rows: &[Vec<i64>]| vlm.prompts(rows, &[]).expect("no images");
+    let how = |seed| Generation {
+        most: 12,
+        sampling: Some(Sampling { temperature: 1.0, top_p: 0.95, seed }),
+        ..Generation::default()
+    };
+    let rows = [vec![7, 8, 9], vec![3]];
+    let both = generate(&vlm, &prompts(&rows), 3, &how(5));
+    assert_eq!(both.len(), 6, "three of each, prompt by prompt");
+    let texts: std::collections::HashSet<&[i64]> = both.iter().map(|text| text.tokens.as_slice()).collect();
+    assert!(texts.len() >= 5, "a flat model seldom says the same twice");
+    assert_eq!(generate(&vlm, &prompts(&rows), 3, &how(5)), both);
+    assert_ne!(generate(&vlm, &prompts(&rows), 3, &how(6)), both);
+    let alone = generate(&vlm, &prompts(&rows[..1]), 3, &how(5));
+    for (alone, beside) in alone.iter().zip(&both) {
+        assert_eq!(alone.tokens, beside.tokens);
+    }
+}
+
+#[test]
+fn log_probabilities_are_those_of_a_forward_over_the_text() {
+    let vlm = model();
+    let prompt = vec![7, 8, 9];
+    let sampling = Some(Sampling { temperature: 2.0, top_p: 0.5, seed: 1 });
+    for sampling in [None, sampling] {
+        let how = Generation { most: 6, sampling, ..Generation::default() };
+        let text =
+            generate(&vlm, &vlm.prompts(&[prompt.clone()], &[]).expect("no images"), 1, &how).remove(0);
+        let whole = vlm.prompts(&[[prompt.clone(), text.tokens.clone()].concat()], &[]).expect("no images");
+        let all = vlm.logits(&vlm.prefill(&whole, None)).log_softmax(-1, Kind::Float).squeeze_dim(0);
+        for (at, (&token, found)) in text.tokens.iter().zip(&text.log_probs).enumerate() {
+            let row = all.get((prompt.len() + at - 1) as i64);
+            assert!((row.double_value(&[token]) - f64::from(*found)).abs() < 1e-4);
+            let entropy = -(row.exp() * &row).sum(Kind::Float).double_value(&[]);
+            assert!((entropy - f64::from(text.entropies[at])).abs() < 1e-4);
+        }
+    }
 }

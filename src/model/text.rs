@@ -28,8 +28,10 @@ pub(crate) struct Step<'a> {
     pub embeds: &'a Tensor,
     /// `[B, past + T]`, bool or int64: what is real.
     pub mask: &'a Tensor,
-    /// int64 `[3, B, T]`; none: real tokens are counted.
+    /// int64 `[3, B, T]`, or `[1, B, T]` where all axes are one; none: real tokens are counted.
     pub positions: Option<&'a Tensor>,
+    /// bool `[B, T, T]`: which new tokens see which; none: each sees those before it.
+    pub sees: Option<&'a Tensor>,
     /// `[B, T, D]` each, added to what leaves the first layers.
     pub deep: &'a [Tensor],
 }
@@ -80,7 +82,8 @@ impl Decoder {
 
     /// Embeddings `[B, T, D]` -> final-normed hidden states `[B, T, D]`.
     pub fn forward(&self, step: &Step, mut cache: Option<&mut KvCache>, kept: &mut Kept) -> Tensor {
-        let view = self.view(step, cache.as_deref());
+        let past = cache.as_deref().map_or(0, KvCache::len);
+        let view = self.view(step, past, cache.as_deref().and_then(|cache| cache.shift.as_ref()));
         let mut x = step.embeds.shallow_clone();
         let mut note = |x: &Tensor| {
             if let Some(states) = kept.states.as_mut() {
@@ -89,7 +92,8 @@ impl Decoder {
         };
         note(&x);
         for index in 0..self.layers.len() {
-            x = self.layer(index, &x, &view, cache.as_deref_mut(), kept.attention.as_mut());
+            let cache = cache.as_deref_mut().map(|cache| (index, cache));
+            x = self.layer(index, &x, &view, cache, kept.attention.as_mut());
             if index + 1 < self.layers.len() {
                 note(&x);
             }
@@ -104,21 +108,30 @@ impl Decoder {
         x
     }
 
-    /// One layer: `[B, T, D] -> [B, T, D]`.
+    /// One layer: `[B, T, D] -> [B, T, D]`; `cache` comes with the layer's place in it.
     pub fn layer(
         &self,
         index: usize,
         x: &Tensor,
         view: &View,
-        cache: Option<&mut KvCache>,
+        cache: Option<(usize, &mut KvCache)>,
         attention: Option<&mut Vec<Tensor>>,
     ) -> Tensor {
-        self.layers[index].forward(x, view, cache.map(|cache| (index, cache)), attention)
+        self.layers[index].forward(x, view, cache, attention)
     }
 
-    /// Rotary positions and sight of a pass.
-    pub fn view(&self, step: &Step, cache: Option<&KvCache>) -> View {
-        let past = cache.map_or(0, KvCache::len);
+    /// Number of layers.
+    pub fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The norm after the last layer.
+    pub fn finish(&self, x: &Tensor) -> Tensor {
+        self.norm.forward(x)
+    }
+
+    /// Rotary positions and sight of a pass after `past` positions; `shift` as in [`KvCache`].
+    pub fn view(&self, step: &Step, past: i64, shift: Option<&Tensor>) -> View {
         let (count, mask, kind) = (step.embeds.size()[1], step.mask, step.embeds.kind());
         assert_eq!(
             mask.size()[1],
@@ -131,17 +144,20 @@ impl Decoder {
                 true => Tensor::arange_start(past, past + count, (Kind::Int64, mask.device())).unsqueeze(0),
                 false => (mask.cumsum(1, Kind::Int64) - 1).clamp_min(0).narrow(1, past, count),
             };
-            match cache.and_then(|cache| cache.shift.as_ref()) {
+            match shift {
                 Some(shift) => counted + shift,
                 None => counted,
             }
         };
         let angles = match (step.positions, &self.axes) {
             // For each frequency the position on its own axis.
-            (Some(positions), Some(axes)) => {
+            (Some(positions), Some(axes)) if positions.size()[0] > 1 => {
                 positions.index_select(0, axes).permute([1, 2, 0]).to_kind(Kind::Float) * &self.frequencies
             }
-            _ => counted().to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies,
+            (Some(positions), _) => {
+                positions.select(0, 0).to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies
+            }
+            (None, _) => counted().to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies,
         };
         let (cos, sin) = (angles.cos(), angles.sin());
         let shape = |t: Tensor| t.to_kind(kind).unsqueeze(1);
@@ -150,6 +166,7 @@ impl Decoder {
             cos: shape(Tensor::cat(&[&cos, &cos], -1)),
             sin: shape(Tensor::cat(&[&-&sin, &sin], -1)),
             sight: match (full, past, count) {
+                _ if step.sees.is_some() => Sight::Masked(branching(step, past, kind)),
                 (true, _, 1) => Sight::All,
                 (true, 0, _) => Sight::Past,
                 _ => Sight::Masked(additive(mask, past, count, full, kind)),
@@ -172,6 +189,15 @@ fn additive(mask: &Tensor, past: i64, count: i64, full: bool, kind: Kind) -> Ten
         }
     };
     Tensor::zeros(seen.size(), (kind, device)).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
+}
+
+/// As [`additive`] for new tokens that see the real ones of the past, and of each other as `step.sees` says.
+fn branching(step: &Step, past: i64, kind: Kind) -> Tensor {
+    let Some(sees) = step.sees else { return Tensor::new() };
+    let count = sees.size()[1];
+    let before = step.mask.narrow(1, 0, past).to_kind(Kind::Bool).unsqueeze(1).expand([-1, count, -1], false);
+    let seen = Tensor::cat(&[&before, sees], 2).unsqueeze(1);
+    Tensor::zeros(seen.size(), (kind, seen.device())).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }
 
 #[derive(Debug)]

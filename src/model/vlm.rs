@@ -31,7 +31,7 @@ pub struct Vlm {
     adapter: Option<Adapter>,
     trained: Trainable,
     eyes: Eyes,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     head: Tensor,
 }
 
@@ -192,8 +192,34 @@ impl Vlm {
     /// `attention_mask` (bool or int64 `[B, past + T]`) covers the cached and the new positions; padding may be
     /// anywhere, positions count real tokens and go on from the cache's. What comes out at padding has no meaning.
     pub fn decode(&self, embeds: &Tensor, attention_mask: &Tensor, cache: Option<&mut KvCache>) -> Tensor {
-        let step = Step { embeds, mask: attention_mask, positions: None, deep: &[] };
+        let step = Step { embeds, mask: attention_mask, positions: None, sees: None, deep: &[] };
         self.decoder.forward(&step, cache, &mut Kept::default())
+    }
+
+    /// Embeddings `[B, N, D]` of tokens that branch -> final-normed hidden states `[B, N, D]`.
+    ///
+    /// All go on from what `cache` holds, of which `mask` `[B, past]` is real. `depths` (int64 `[B, N]`) is 0 right after
+    /// it; `sees` (bool `[B, N, N]`) says whom each token sees beside the past: itself and those it goes on from. So
+    /// answers that begin alike are read once, as one pass. Source: tree attention (SpecInfer, arXiv 2305.09781).
+    pub fn decode_tree(
+        &self,
+        embeds: &Tensor,
+        mask: &Tensor,
+        depths: &Tensor,
+        sees: &Tensor,
+        cache: &KvCache,
+    ) -> Tensor {
+        let mut cache = cache.fork();
+        let counted = mask.to_kind(Kind::Int64).sum_dim_intlist(1, true, Kind::Int64);
+        let positions = match &cache.shift {
+            Some(shift) => counted + shift + depths,
+            None => counted + depths,
+        };
+        let new = sees.select(1, 0).ones_like();
+        let mask = Tensor::cat(&[&mask.to_kind(Kind::Bool), &new], 1);
+        let positions = positions.unsqueeze(0);
+        let step = Step { embeds, mask: &mask, positions: Some(&positions), sees: Some(sees), deep: &[] };
+        self.decoder.forward(&step, Some(&mut cache), &mut Kept::default())
     }
 
     /// As [`Vlm::decode`], with each layer's attention from the last token over all keys, mean over heads, float32
@@ -204,7 +230,7 @@ impl Vlm {
         attention_mask: &Tensor,
         cache: Option<&mut KvCache>,
     ) -> (Tensor, Vec<Tensor>) {
-        let step = Step { embeds, mask: attention_mask, positions: None, deep: &[] };
+        let step = Step { embeds, mask: attention_mask, positions: None, sees: None, deep: &[] };
         let mut kept = Kept { attention: Some(Vec::new()), ..Kept::default() };
         let hidden = self.decoder.forward(&step, cache, &mut kept);
         (hidden, kept.attention.unwrap_or_default())
@@ -282,9 +308,7 @@ impl Vlm {
         let trained: Trainable = serde_json::from_str(trained).map_err(|e| misfit(e.to_string()))?;
         let mut params: Params = self.params.iter().map(|(n, t)| (n.clone(), t.detach())).collect();
         let adapter = match &trained {
-            Trainable::Lora(config) => {
-                Some(Adapter::stored(config, &params, tensors, self.device, self.kind)?)
-            }
+            Trainable::Lora(config) => Some(Adapter::stored(config, &params, tensors, self.device)?),
             Trainable::Full | Trainable::FullText => {
                 for (name, slot) in params.iter_mut().filter(|(name, _)| moves(&trained, name)) {
                     let tensor =
@@ -321,6 +345,14 @@ impl Vlm {
         match &self.adapter {
             Some(adapter) => adapter.merged(&self.params),
             None => self.params.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect(),
+        }
+    }
+
+    /// The weights for another model to stand on, without gradients. Errors: this one is adapted itself.
+    pub(super) fn shared_params(&self) -> Result<Params, ModelError> {
+        match &self.adapter {
+            Some(_) => Err(ModelError::adapter("the model has an adapter already", "use its base model")),
+            None => Ok(self.params.iter().map(|(name, tensor)| (name.clone(), tensor.detach())).collect()),
         }
     }
 

@@ -28,6 +28,7 @@ impl From<EngineError> for Error {
             | EngineError::NotLoaded(_)
             | EngineError::UnknownFork(_)
             | EngineError::BadSnapshot(_)
+            | EngineError::OutOfMemory
             | EngineError::Invalid(_)
             | EngineError::Torch(_) => Self::internal(error),
         }
@@ -57,6 +58,7 @@ pub(super) fn of_item(error: &ItemError) -> Error {
         ItemError::ImageCount { .. } => Error::invalid("images", error.to_string()),
         ItemError::Choices(_) => Error::invalid("choices", error.to_string()),
         ItemError::Text(_) | ItemError::TooLong { .. } => Error::invalid("question", error.to_string()),
+        ItemError::OutOfMemory => Error::invalid("images", error.to_string()),
         ItemError::NonFinite => Error::NotReady(error.to_string()),
     }
 }

@@ -111,6 +111,7 @@ async fn what_is_wrong_with_one_item_is_told_of_that_item_only() {
             Err(ItemError::Text(_)) => "text",
             Err(ItemError::Choices(_)) => "choices",
             Err(ItemError::TooLong { .. }) => "long",
+            Err(ItemError::OutOfMemory) => "memory",
             Err(ItemError::NonFinite) => "finite",
         })
         .collect();

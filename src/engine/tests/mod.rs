@@ -129,6 +129,15 @@ fn spec(trainable: Trainable) -> TrainingSpec {
     }
 }
 
+/// From now on a pass of more than `rows` rows finds no memory.
+async fn allow(engine: &Engine, rows: usize) {
+    let set = move |_: &mut thread::Machine| {
+        memory::allow(rows);
+        Ok(())
+    };
+    engine.call(queue::Lane::Urgent, "allow", None, set).await.unwrap();
+}
+
 const LORA: Trainable = Trainable::Lora { rank: 4, alpha: 8.0, dropout: 0.0 };
 
 fn version() -> ModelRef {

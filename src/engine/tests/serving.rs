@@ -160,3 +160,29 @@ async fn versions_beyond_the_limit_leave_least_recently_used_first_and_the_promo
     assert_eq!(engine.health().resident, 2);
     assert_eq!(engine.promote(Source::Resident, second).await, Err(EngineError::NotLoaded(second)));
 }
+
+#[tokio::test]
+async fn a_pass_without_memory_is_halved_and_what_does_not_fit_alone_is_told() {
+    let engine = engine().await;
+    let whole = engine.score(None, items()).await.unwrap().scores;
+    allow(&engine, 2).await;
+    let halved = engine.score(None, items()).await.unwrap().scores;
+    for (whole, halved) in whole.iter().zip(&halved) {
+        assert_close(whole.as_ref().unwrap(), halved.as_ref().unwrap(), 1e-5);
+    }
+    allow(&engine, 0).await;
+    let none = engine.score(None, items()).await.unwrap().scores;
+    assert!(none.iter().all(|score| *score == Err(ItemError::OutOfMemory)));
+    assert_eq!(engine.health().panics, 0, "told, not counted as a fault of the program");
+}
+
+#[tokio::test]
+async fn many_answers_that_begin_alike_are_read_once() {
+    let engine = engine().await;
+    let alike: Vec<String> = (0..16).map(|n| format!("how many yes no {n}")).collect();
+    let alike: Vec<&str> = alike.iter().map(String::as_str).collect();
+    let one = engine.score(None, vec![ask(0, "how many?", &alike[..1])]).await.unwrap().cost;
+    let all = engine.score(None, vec![ask(0, "how many?", &alike)]).await.unwrap().cost;
+    // Sixteen more endings of a token or two, not sixteen more answers.
+    assert!(all.tokens < one.tokens + 32, "{} tokens, {} for one of them", all.tokens, one.tokens);
+}

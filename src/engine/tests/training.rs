@@ -146,3 +146,46 @@ async fn the_vision_cache_changes_no_weight() {
     }
     assert!(snapshots[0] == snapshots[2] && snapshots[1] == snapshots[3]);
 }
+
+#[tokio::test]
+async fn checkpointing_changes_no_number_also_with_dropout() {
+    let folder = model_folder();
+    let dropout = Trainable::Lora { rank: 4, alpha: 8.0, dropout: 0.3 };
+    for trainable in [Trainable::Full, Trainable::FullText, dropout] {
+        let mut all = Vec::new();
+        for gradient_checkpointing in [false, true] {
+            let config = EngineConfig { gradient_checkpointing, ..config(folder.path()) };
+            let engine = Engine::start(config).await.unwrap();
+            let (fork, _) = engine.begin_training(spec(trainable)).await.unwrap();
+            let mut stats = Vec::new();
+            for _ in 0..3 {
+                stats.push(engine.train_step(fork, batch()).await.unwrap());
+            }
+            all.push(stats);
+        }
+        for (plain, twice) in all[0].iter().zip(&all[1]) {
+            assert!(
+                (plain.loss - twice.loss).abs() < 1e-4 * plain.loss,
+                "{trainable:?}: {plain:?} {twice:?}"
+            );
+            assert!((plain.grad_norm - twice.grad_norm).abs() < 1e-3 * plain.grad_norm, "{trainable:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_step_without_memory_for_its_batch_is_taken_in_smaller_passes() {
+    let engine = engine().await;
+    let (fork, _) = engine.begin_training(spec(LORA)).await.unwrap();
+    let (other, _) = engine.begin_training(spec(LORA)).await.unwrap();
+    let whole = engine.train_step(fork, batch()).await.unwrap();
+    allow(&engine, 1).await;
+    let parts = engine.train_step(other, batch()).await.unwrap();
+    assert!((whole.loss - parts.loss).abs() < 1e-4 && parts.step == 1);
+    assert!((whole.grad_norm - parts.grad_norm).abs() < 1e-3 * whole.grad_norm);
+    allow(&engine, 0).await;
+    assert_eq!(engine.train_step(other, batch()).await, Err(EngineError::OutOfMemory));
+    allow(&engine, usize::MAX).await;
+    assert_eq!(engine.train_step(other, batch()).await.unwrap().step, 2, "the fork is whole");
+    assert_eq!(engine.health().panics, 0);
+}

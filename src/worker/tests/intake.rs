@@ -59,7 +59,7 @@ async fn what_the_model_cannot_be_asked_is_refused_and_not_kept_without_a_word(d
         sample
     };
     let samples = vec![
-        with(|s| s.images.push(png(1).into())),
+        with(|s| s.images = (0..9).map(|shade| png(shade).into()).collect()),
         with(|s| s.question = "how bright is <image>?".to_owned()),
         with(|s| s.question = "so bright? ".repeat(370)),
         with(|s| {
@@ -68,7 +68,7 @@ async fn what_the_model_cannot_be_asked_is_refused_and_not_kept_without_a_word(d
         }),
     ];
     let results = stage.service.add_samples("light", samples).await.expect("an intake");
-    for (result, reason) in results.iter().zip(["2 images", "special token", "tokens, at most", "choices: "])
+    for (result, reason) in results.iter().zip(["9 images", "special token", "tokens, at most", "choices: "])
     {
         assert!(result.code == ItemCode::Rejected && result.reason.contains(reason), "{result:?}");
     }
@@ -80,7 +80,7 @@ async fn what_the_model_cannot_be_asked_is_refused_and_not_kept_without_a_word(d
             other => panic!("a violation, not {other:?}"),
         }
     };
-    assert_eq!(fields(vec![png(1), png(2)], QUESTION).await, ["images"]);
+    assert_eq!(fields((0..9).map(png).collect(), QUESTION).await, ["images"]);
     assert_eq!(fields(vec![png(1)], "how bright is <image>?").await, ["question"]);
 }
 
