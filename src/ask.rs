@@ -1,10 +1,15 @@
-//! `active-vlm predict`: one question about one picture, answered on the command line.
+//! `active-vlm predict`: one question about a picture or several, answered on the command line.
 //!
-//! Invariant: the path of the service's own Predict, less pools and versions. Deliberately absent: files to write.
+//! Invariant: the path of the service's own Predict, less pools and versions; the only file written is the one asked for.
+
+mod heat;
 
 use crate::engine::{Engine, EngineConfig, PredictItem, Prediction};
 use anyhow::Context as _;
-use std::{fmt::Write, path::PathBuf};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 /// Choices shown at most.
 const SHOWN: usize = 10;
@@ -15,9 +20,9 @@ pub struct Args {
     /// The model's Hugging Face folder; engine.model_dir unless given.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// The picture: PNG, JPEG or WebP.
-    #[arg(long, value_name = "FILE")]
-    pub image: PathBuf,
+    /// The picture: PNG, JPEG or WebP; given once for each where the question is about several.
+    #[arg(long = "image", value_name = "FILE", required = true)]
+    pub images: Vec<PathBuf>,
     /// The question.
     #[arg(long)]
     pub question: String,
@@ -27,6 +32,9 @@ pub struct Args {
     /// Reason before answering.
     #[arg(long)]
     pub reasoning: bool,
+    /// Write a PNG of the picture with where the answer looks; of several pictures one each, numbered.
+    #[arg(long, value_name = "FILE")]
+    pub attention: Option<PathBuf>,
 }
 
 /// Loads the model, asks and prints what it says.
@@ -34,21 +42,39 @@ pub struct Args {
 /// # Errors
 /// When the picture or the model cannot be read, or the question cannot be asked.
 pub async fn run(mut config: EngineConfig, args: Args) -> anyhow::Result<()> {
-    let image = std::fs::read(&args.image).with_context(|| format!("reading {}", args.image.display()))?;
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let images: Vec<bytes::Bytes> =
+        args.images.iter().map(|path| read(path).map(Into::into)).collect::<anyhow::Result<_>>()?;
     if let Some(dir) = args.model {
         config.model_dir = dir;
     }
     let engine = Engine::start(config).await?;
     let choices = args.choices;
     let item = PredictItem {
-        images: vec![image.into()],
+        images: images.clone(),
         question: args.question,
         choices: choices.clone(),
         reasoning: args.reasoning,
+        attention: args.attention.is_some(),
     };
     let said = engine.predict(None, item).await??;
     print!("{}", words(&said, &choices));
+    let Some(path) = args.attention else { return Ok(()) };
+    for (at, (map, image)) in said.attention.iter().zip(&images).enumerate() {
+        let path = numbered(&path, at, images.len());
+        heat::draw(image, map, &path)?;
+        println!("attention    {:.0} % on this picture: {}", map.mass * 100.0, path.display());
+    }
     Ok(())
+}
+
+/// `map.png`, or of several `map-1.png` and so on.
+fn numbered(path: &Path, at: usize, of: usize) -> PathBuf {
+    if of == 1 {
+        return path.to_owned();
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}-{}.png", at + 1))
 }
 
 fn words(said: &Prediction, choices: &[String]) -> String {
@@ -69,7 +95,7 @@ fn words(said: &Prediction, choices: &[String]) -> String {
     if weighed.len() > SHOWN {
         let _ = writeln!(text, "  and {} choices less likely", weighed.len() - SHOWN);
     }
-    let _ = writeln!(text, "tokens       {}", said.tokens);
+    let _ = writeln!(text, "tokens       {} read, {} written", said.tokens_read, said.tokens_written);
     text
 }
 
@@ -84,7 +110,9 @@ mod tests {
             log_prob: -0.5,
             probabilities: probabilities.to_vec(),
             uncertainty: 0.25,
-            tokens: 64,
+            tokens_read: 64,
+            tokens_written: 0,
+            attention: Vec::new(),
         }
     }
 
@@ -95,6 +123,12 @@ mod tests {
         assert_eq!(rows[1], ["reasoning", "Row", "1", "column", "2", "is", "7."]);
         assert_eq!(rows[2], ["uncertainty", "0.250", "nats", "over", "the", "choices"]);
         assert_eq!(rows[3..6], [["0.700", "7"], ["0.200", "1"], ["0.100", "9"]]);
+    }
+
+    #[test]
+    fn several_maps_are_numbered() {
+        assert_eq!(numbered(Path::new("out/map.png"), 0, 1), Path::new("out/map.png"));
+        assert_eq!(numbered(Path::new("out/map.png"), 1, 2), Path::new("out/map-2.png"));
     }
 
     #[test]

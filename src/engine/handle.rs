@@ -180,14 +180,16 @@ impl Engine {
         let preparer = self.inner.preparer.clone();
         let prepared = spawn_blocking(move || {
             let question = preparer.question(&item.images, &item.question, &item.choices, &mut Album::new());
-            question.map(|question| (question, item.reasoning))
+            question.map(|question| (question, item.reasoning, item.attention))
         });
-        let (question, reasoning) = match joined(prepared).await? {
+        let (question, reasoning, attention) = match joined(prepared).await? {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),
         };
-        self.call(Lane::Urgent, "predict", None, move |machine| machine.predict(version, question, reasoning))
-            .await
+        self.call(Lane::Urgent, "predict", None, move |machine| {
+            machine.predict(version, question, reasoning, attention)
+        })
+        .await
     }
 
     /// Answers questions whose right answer is known, in direct mode; one outcome per item, in order.

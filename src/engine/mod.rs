@@ -4,6 +4,7 @@
 //! shares nothing that moves with what serves; a panic costs the command (and the fork it used), never the thread;
 //! every queue is bounded. Deliberately absent: storage, clocks, policies. Callers keep snapshots and checkpoints.
 
+mod attention;
 mod check;
 mod command;
 mod device;
@@ -19,7 +20,6 @@ mod queue;
 mod scoring;
 mod sight;
 mod thread;
-mod trie;
 mod types;
 
 #[cfg(test)]
@@ -31,6 +31,7 @@ pub use error::{EngineError, ItemError};
 pub use evaluate::{same_answer, summarise};
 pub use handle::Engine;
 pub use types::{
-    Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef, PredictItem,
-    Prediction, Score, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem, Trainable, TrainingSpec,
+    AttentionMap, Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef,
+    PredictItem, Prediction, Score, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem, Trainable,
+    TrainingSpec,
 };

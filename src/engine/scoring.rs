@@ -9,10 +9,9 @@
 use super::memory::{self, Spent};
 use super::prepare::{ANSWER_TOKENS, Preparer, Question};
 use super::sight::{Tower, VisionCache, see};
-use super::trie::Trie;
 use super::{Cost, EngineError, ItemError, Score, flops};
 use crate::domain::uncertainty;
-use crate::model::{Generation, KvCache, Visual, Vlm, generate_from};
+use crate::model::{Generation, KvCache, Visual, Vlm, generate_from, score_answers};
 use tch::{IndexOp, Kind, Tensor};
 
 /// A score and what only some callers want.
@@ -21,6 +20,8 @@ pub(super) struct Scored {
     pub score: Score,
     /// Log-probability of the answer's path.
     pub log_prob: f32,
+    /// Tokens of free text written.
+    pub written: usize,
 }
 
 /// What scoring needs beside the questions.
@@ -32,9 +33,6 @@ pub(super) struct Scorer<'a> {
     pub budget: usize,
     pub cost: Cost,
 }
-
-/// Distributions computed at once at most: each is as long as the vocabulary.
-const HEADS: usize = 256;
 
 impl Scorer<'_> {
     /// Scores every question; answers in their order.
@@ -87,8 +85,13 @@ impl Scorer<'_> {
         let scored: Vec<Scored> = if batch[0].paths.is_empty() {
             self.answer(cache, &inputs.mask, &first, embeddings)
         } else {
-            let followed = self.follow(batch, &cache, &inputs.mask, &first).into_iter();
-            let all = batch.iter().zip(followed).zip(embeddings);
+            let paths: Vec<&[Vec<i64>]> = batch.iter().map(|q| q.paths.as_slice()).collect();
+            let (log_probs, passes) =
+                score_answers(self.vlm, &cache, &inputs.mask, &first, &paths, self.budget);
+            for pass in passes {
+                self.count(pass.tokens, pass.rows, pass.width, width, pass.tokens as i64);
+            }
+            let all = batch.iter().zip(log_probs).zip(embeddings);
             all.map(|((question, own), embedding)| closed(question, &own, embedding)).collect()
         };
         let finite = |scored: Scored| {
@@ -127,99 +130,10 @@ impl Scorer<'_> {
                 best: 0,
                 embedding,
             };
-            Scored { score, log_prob: answer.log_probs.iter().sum() }
+            let written = answer.tokens.len();
+            Scored { score, log_prob: answer.log_probs.iter().sum(), written }
         });
         scored.collect()
-    }
-
-    /// Log-probability of every path of every question. `first` `[B, V]` are the log-probabilities right after the
-    /// prefill, whose keys and values `cache` holds; what several paths begin with is read once.
-    fn follow(
-        &mut self,
-        batch: &[&Question],
-        cache: &KvCache,
-        mask: &Tensor,
-        first: &Tensor,
-    ) -> Vec<Vec<f32>> {
-        let (tries, walks): (Vec<Trie>, Vec<_>) = batch.iter().map(|q| Trie::of(&q.paths)).unzip();
-        // Every token as (its distribution's place, token): distributions of the prompts first, then those of the nodes.
-        let mut base = batch.len();
-        let (mut places, mut tokens) = (Vec::new(), Vec::new());
-        for (row, walk) in walks.iter().enumerate() {
-            for &(at, token) in walk.iter().flatten() {
-                places.push(at.map_or(row, |node| base + node) as i64);
-                tokens.push(token);
-            }
-            base += tries[row].len();
-        }
-        let after_nodes = self.read(&tries, cache, mask);
-        let mut log_probs = vec![0f32; tokens.len()];
-        let hidden: Vec<(usize, Option<&Tensor>)> = std::iter::once((batch.len(), None))
-            .chain(after_nodes.iter().map(|hidden| (hidden.size()[0] as usize, Some(hidden))))
-            .collect();
-        let mut from = 0;
-        for (count, hidden) in hidden {
-            let inside: Vec<usize> = (0..places.len())
-                .filter(|&at| (from..from + count).contains(&(places[at] as usize)))
-                .collect();
-            let all = match hidden {
-                None => first.shallow_clone(),
-                Some(hidden) => self.vlm.logits(hidden).log_softmax(-1, Kind::Float),
-            };
-            let rows: Vec<i64> = inside.iter().map(|&at| places[at] - from as i64).collect();
-            let taken: Vec<i64> = inside.iter().map(|&at| tokens[at]).collect();
-            let index = |data: &[i64]| Tensor::from_slice(data).to_device(first.device());
-            let flat = index(&rows) * first.size()[1] + index(&taken);
-            for (at, value) in inside.into_iter().zip(floats(&all.reshape([-1]).index_select(0, &flat))) {
-                log_probs[at] = value;
-            }
-            from += count;
-        }
-        let mut log_probs = log_probs.into_iter();
-        let mut path = |steps: &Vec<_>| log_probs.by_ref().take(steps.len()).sum();
-        walks.iter().map(|walk| walk.iter().map(&mut path).collect()).collect()
-    }
-
-    /// Hidden states after every node, trie by trie, in pieces of at most [`HEADS`] rows `[n, D]`.
-    fn read(&mut self, tries: &[Trie], cache: &KvCache, mask: &Tensor) -> Vec<Tensor> {
-        let (device, past) = (mask.device(), mask.size()[1]);
-        let mut pieces = Vec::new();
-        let width = tries.iter().map(Trie::len).max().unwrap_or(0);
-        if width == 0 {
-            return pieces;
-        }
-        let height = (self.budget / width).max(1);
-        for (start, group) in tries.chunks(height).enumerate().map(|(n, group)| (n * height, group)) {
-            let rows = group.len();
-            let (mut ids, mut depths) = (vec![0i64; rows * width], vec![0i64; rows * width]);
-            let (mut sees, mut real) = (vec![false; rows * width * width], Vec::new());
-            for (row, trie) in group.iter().enumerate() {
-                for column in 0..width {
-                    let cell = row * width + column;
-                    // Padding sees the past and itself; nothing sees it.
-                    sees[cell * width + column] = true;
-                    if column < trie.len() {
-                        (ids[cell], depths[cell]) = trie.node(column);
-                        trie.line(column).for_each(|other| sees[cell * width + other] = true);
-                        real.push(cell as i64);
-                    }
-                }
-            }
-            if real.is_empty() {
-                continue;
-            }
-            let shape = [rows as i64, width as i64];
-            let tensor = |data: &[i64]| Tensor::from_slice(data).view(shape).to_device(device);
-            let sees = Tensor::from_slice(&sees).view([shape[0], shape[1], shape[1]]).to_device(device);
-            let own = Tensor::arange_start(start as i64, (start + rows) as i64, (Kind::Int64, device));
-            let (cache, mask) = (cache.select(&own), mask.index_select(0, &own));
-            let embeds = self.vlm.embed_text(&tensor(&ids));
-            let hidden = self.vlm.decode_tree(&embeds, &mask, &tensor(&depths), &sees, &cache);
-            self.count(real.len(), shape[0], shape[1], past, real.len() as i64);
-            let index = Tensor::from_slice(&real).to_device(device);
-            pieces.extend(hidden.flatten(0, 1).index_select(0, &index).split(HEADS as i64, 0));
-        }
-        pieces
     }
 
     /// Counts a pass of `rows` x `width` new tokens after `past` cached ones, of which `tokens` are real.
@@ -245,7 +159,7 @@ fn closed(question: &Question, log_probs: &[f32], embedding: Vec<f32>) -> Scored
         best,
         embedding,
     };
-    Scored { score, log_prob: log_probs[best] }
+    Scored { score, log_prob: log_probs[best], written: 0 }
 }
 
 /// Where each sample lies (method.md, section 2): the final hidden state pooled over question and answer positions,

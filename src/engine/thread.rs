@@ -3,6 +3,7 @@
 //! Invariant: weights that serve are never written to; versions beyond the limit leave least recently used first, the
 //! promoted one last. Deliberately absent: any waiting on something other than the next command.
 
+use super::attention;
 use super::command::Command;
 use super::fork::{self, Fork, bad};
 use super::prepare::{IMAGES, Lesson, Preparer, Question, REASONING_TOKENS};
@@ -152,6 +153,7 @@ impl Machine {
         version: Option<ModelRef>,
         mut question: Question,
         reason: bool,
+        attention: bool,
     ) -> Result<Result<Prediction, ItemError>, EngineError> {
         let mut scorer = self.scorer(Target::Version(version))?;
         let (mut reasoning, mut written) = (String::new(), 0);
@@ -162,14 +164,17 @@ impl Machine {
             question.lead = [chain.as_slice(), scorer.preparer.mark()].concat();
         }
         let scored = scorer.score(&[&question])?.swap_remove(0);
-        let tokens = scorer.cost.tokens + written as u64;
-        Ok(scored.map(|Scored { score, log_prob }| Prediction {
+        let attention = if attention { attention::maps(&mut scorer, &question)? } else { Vec::new() };
+        let tokens_read = scorer.cost.tokens;
+        Ok(scored.map(|Scored { score, log_prob, written: answer }| Prediction {
             answer: score.answer,
             reasoning,
             log_prob,
             probabilities: score.probabilities,
             uncertainty: score.entropy,
-            tokens,
+            tokens_read,
+            tokens_written: (written + answer) as u64,
+            attention,
         }))
     }
 

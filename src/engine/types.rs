@@ -192,6 +192,8 @@ pub struct PredictItem {
     pub choices: Vec<String>,
     /// Whether to reason before answering.
     pub reasoning: bool,
+    /// Whether to tell where in the images the answer looks, which takes another pass.
+    pub attention: bool,
 }
 
 /// An answer.
@@ -207,8 +209,25 @@ pub struct Prediction {
     pub probabilities: Vec<f32>,
     /// Entropy over the choices; in an open space the mean entropy of the answer's tokens. Nats.
     pub uncertainty: f32,
-    /// Tokens read and written.
-    pub tokens: u64,
+    /// Tokens read, visual ones included.
+    pub tokens_read: u64,
+    /// Tokens of reasoning and free text written.
+    pub tokens_written: u64,
+    /// Where the answer looks, one map per image; empty unless asked for.
+    pub attention: Vec<AttentionMap>,
+}
+
+/// Where in an image an answer looks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionMap {
+    /// Cells from top to bottom.
+    pub rows: usize,
+    /// Cells from left to right.
+    pub columns: usize,
+    /// Attention of each cell, row by row; sums to 1.
+    pub weights: Vec<f32>,
+    /// Share of all attention that fell on the image, in [0, 1].
+    pub mass: f32,
 }
 
 /// One question with its right answer.

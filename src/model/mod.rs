@@ -10,6 +10,7 @@
 //! Deliberately absent: losses, optimisers and schedules (`training`), commands and threads (`engine`), any policy
 //! about what to ask of the model, and any download.
 
+mod answers;
 mod cache;
 mod chat;
 mod config;
@@ -31,10 +32,12 @@ mod stops;
 mod tests;
 mod text;
 mod tokenizer;
+mod trie;
 mod vision;
 mod vlm;
 mod weights;
 
+pub use answers::{TreePass, score_answers};
 pub use cache::KvCache;
 pub use chat::{ChatTemplate, SMOLVLM_TEMPLATE};
 pub use config::{Config, Family, QwenVisionConfig, Rotary, SiglipConfig, TextConfig, VisionConfig};

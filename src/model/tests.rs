@@ -274,7 +274,8 @@ fn log_probabilities_are_those_of_a_forward_over_the_text() {
     for sampling in [None, sampling] {
         let how = Generation { most: 6, sampling, ..Generation::default() };
         let text =
-            generate(&vlm, &vlm.prompts(&[prompt.clone()], &[]).expect("no images"), 1, &how).remove(0);
+            generate(&vlm, &vlm.prompts(std::slice::from_ref(&prompt), &[]).expect("no images"), 1, &how)
+                .remove(0);
         let whole = vlm.prompts(&[[prompt.clone(), text.tokens.clone()].concat()], &[]).expect("no images");
         let all = vlm.logits(&vlm.prefill(&whole, None)).log_softmax(-1, Kind::Float).squeeze_dim(0);
         for (at, (&token, found)) in text.tokens.iter().zip(&text.log_probs).enumerate() {

@@ -3,7 +3,7 @@
 use super::{Service, check, faults, picture};
 use crate::{
     domain::{Error, Result, Violation},
-    engine::PredictItem,
+    engine::{AttentionMap, PredictItem},
 };
 use bytes::Bytes;
 
@@ -22,6 +22,8 @@ pub struct Predict {
     pub choices: Vec<String>,
     /// Whether to reason before answering.
     pub reasoning: bool,
+    /// Whether to tell where in the images the answer looks.
+    pub attention: bool,
 }
 
 /// An answer and its share of the model's belief.
@@ -42,6 +44,14 @@ pub struct Prediction {
     pub answer: String,
     /// Its reasoning; empty where none was asked for.
     pub reasoning: String,
+    /// Natural log-probability of the answer's tokens.
+    pub log_probability: f32,
+    /// Tokens read, visual ones included.
+    pub tokens_read: u64,
+    /// Tokens of reasoning and free text written.
+    pub tokens_written: u64,
+    /// Where the answer looks, one map per image; empty unless asked for.
+    pub attention: Vec<AttentionMap>,
     /// Probability of the answer given the question (and the reasoning, if any), in [0, 1].
     pub confidence: f32,
     /// Answers weighed, most probable first; empty where free text is asked for.
@@ -80,6 +90,7 @@ impl Service {
             question: request.question,
             choices: if request.choices.is_empty() { pool.answers } else { request.choices },
             reasoning: request.reasoning,
+            attention: request.attention,
         };
         let said = self.with_version(&version, |model| self.engine.predict(model, item.clone())).await?;
         let said = said.map_err(|error| faults::of_item(&error))?;
@@ -96,6 +107,10 @@ impl Service {
             version: version.number,
             answer: said.answer,
             reasoning: said.reasoning,
+            log_probability: said.log_prob,
+            tokens_read: said.tokens_read,
+            tokens_written: said.tokens_written,
+            attention: said.attention,
             confidence,
             answers,
             entropy: said.uncertainty,

@@ -108,10 +108,18 @@ async fn rollback_serves_the_version_before_and_an_old_etag_is_refused() {
 
     let about = predict(&pool, pb::image_input::Source::Data(png(2)));
     let by_base = app.client.models.clone().predict(about.clone()).await.expect("an answer").into_inner();
+    let looking = about.clone();
     let newer = pb::PredictRequest { version: format!("{pool}/versions/1"), ..about };
     let by_newer = app.client.models.clone().predict(newer).await.expect("an answer").into_inner();
     assert_eq!((last_part(&by_base.version), last_part(&by_newer.version)), ("0", "1"));
     assert_ne!(by_base.answers, by_newer.answers, "other weights, other beliefs");
+    assert!(by_base.attention_maps.is_empty() && by_base.tokens_read > 0 && by_base.log_probability < 0.0);
+    let looking = pb::PredictRequest { attention_maps: true, ..looking };
+    let seen =
+        app.client.models.clone().predict(looking).await.expect("an answer").into_inner().attention_maps;
+    let [map] = &seen[..] else { panic!("one map, not {seen:?}") };
+    assert_eq!(map.weights.len() as i32, map.rows * map.columns);
+    assert!((map.weights.iter().sum::<f32>() - 1.0).abs() < 1e-4 && map.mass > 0.0 && map.mass < 1.0);
 
     app.run_pending_jobs().await;
     let next = app.client.lease(&pool, "ann", 4, "r3").await;

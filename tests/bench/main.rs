@@ -4,6 +4,7 @@
 //! `make bench ONLY=next_batch` runs the rows of that name.
 
 mod add_samples;
+mod models;
 mod next_batch;
 mod report;
 mod scoring;
@@ -14,6 +15,10 @@ use report::Report;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "child") {
+        return models::child(arguments.split_off(1));
+    }
     // Cargo passes `--bench`; what remains is the name asked for.
     let only = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let wanted = |name: &str| only.as_deref().is_none_or(|only| report::benchmark(only) == name);
@@ -32,6 +37,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted("scoring") {
         scoring::run(&mut report).await?;
+    }
+    for work in models::WORKS.into_iter().filter(|work| wanted(work)) {
+        models::run(&mut report, work)?;
     }
     anyhow::ensure!(!report.is_empty(), "no benchmark is called {only:?}: see tests/bench/main.rs");
     report.finish()

@@ -14,7 +14,7 @@ pub struct Row {
     pub unit: String,
     /// What it is compared with, and that one's figure.
     pub peer: Option<String>,
-    /// Ours over the peer's, so that more is better.
+    /// Ours over the peer's: more is better for rates, less for costs, as the target says.
     pub ratio: Option<f64>,
     /// What was aimed at.
     pub target: Option<String>,
@@ -66,6 +66,20 @@ impl Report {
             ratio: Some(ratio),
             target: share.map(|share| format!(">= {share} x")),
             pass: share.map(|share| ratio >= share),
+        });
+    }
+
+    /// A cost beside a peer's, of which it should be at most `share`.
+    pub fn less(&mut self, name: &str, value: f64, unit: &str, peer: (&str, f64), share: f64) {
+        let ratio = value / peer.1;
+        self.push(Row {
+            name: name.to_owned(),
+            value,
+            unit: unit.to_owned(),
+            peer: Some(format!("{}: {}", peer.0, figure(peer.1))),
+            ratio: Some(ratio),
+            target: Some(format!("<= {share} x")),
+            pass: Some(ratio <= share),
         });
     }
 

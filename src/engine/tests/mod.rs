@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod families;
 mod faults;
 mod serving;
 mod training;

@@ -135,13 +135,15 @@ async fn what_was_taught_is_reasoned_and_answered() {
     engine.promote(Source::Fork(fork), trained).await.unwrap();
     for choices in [vec![], vec!["1", "2", "3"]] {
         let ScoreItem { images, question, choices } = ask(0, "how many?", &choices);
-        let item = PredictItem { images, question, choices, reasoning: true };
+        let item = PredictItem { images, question, choices, reasoning: true, attention: false };
         let reasoned = engine.predict(Some(trained), item.clone()).await.unwrap().unwrap();
         assert_eq!((reasoned.reasoning.as_str(), reasoned.answer.as_str()), ("one here. none there.", "1"));
         let direct =
             engine.predict(Some(trained), PredictItem { reasoning: false, ..item }).await.unwrap().unwrap();
         assert_eq!((direct.reasoning.as_str(), direct.answer.as_str()), ("", "1"));
-        assert!(direct.log_prob <= 0.0 && direct.uncertainty >= 0.0 && direct.tokens < reasoned.tokens);
+        assert!(direct.log_prob <= 0.0 && direct.uncertainty >= 0.0 && direct.attention.is_empty());
+        assert!(direct.tokens_read < reasoned.tokens_read && direct.tokens_written < reasoned.tokens_written);
+        assert_eq!(direct.tokens_written > 0, choices_are_open(&direct));
     }
 }
 
@@ -185,4 +187,8 @@ async fn many_answers_that_begin_alike_are_read_once() {
     let all = engine.score(None, vec![ask(0, "how many?", &alike)]).await.unwrap().cost;
     // Sixteen more endings of a token or two, not sixteen more answers.
     assert!(all.tokens < one.tokens + 32, "{} tokens, {} for one of them", all.tokens, one.tokens);
+}
+
+fn choices_are_open(said: &Prediction) -> bool {
+    said.probabilities.is_empty()
 }

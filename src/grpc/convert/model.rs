@@ -38,6 +38,7 @@ pub(in crate::grpc) fn predict(
         question: request.question,
         choices: request.choices,
         reasoning: request.reasoning,
+        attention: request.attention_maps,
     };
     check.done((predict, images))
 }
@@ -63,6 +64,12 @@ fn version_of(check: &mut Check, name: &str, pool: &str) -> Option<i64> {
 
 pub(in crate::grpc) fn prediction(pool: &str, prediction: Prediction) -> pb::PredictResponse {
     let answers = prediction.answers.into_iter();
+    let maps = prediction.attention.into_iter().map(|map| pb::AttentionMap {
+        rows: map.rows as i32,
+        columns: map.columns as i32,
+        weights: map.weights,
+        mass: map.mass,
+    });
     pb::PredictResponse {
         version: names::child(pool, "versions", prediction.version),
         answer: prediction.answer,
@@ -71,6 +78,10 @@ pub(in crate::grpc) fn prediction(pool: &str, prediction: Prediction) -> pb::Pre
             .map(|a| pb::AnswerProbability { answer: a.answer, probability: a.probability })
             .collect(),
         uncertainty: Some(pb::Uncertainty { total: prediction.entropy, margin: prediction.margin }),
+        log_probability: prediction.log_probability,
+        tokens_read: prediction.tokens_read as i64,
+        tokens_written: prediction.tokens_written as i64,
+        attention_maps: maps.collect(),
     }
 }
 
