@@ -14,7 +14,10 @@ mod cache;
 mod chat;
 mod config;
 mod error;
+mod files;
 mod folder;
+#[cfg(test)]
+mod fuzz;
 mod generate;
 mod image;
 mod inputs;
@@ -39,6 +42,7 @@ pub use folder::Checkpoint;
 pub use generate::{greedy, greedy_from};
 pub use image::{Cut, ImageLimits, ImageProcessor, Pixels};
 pub use inputs::Inputs;
+pub use layout::Shares;
 pub use lora::{LoraConfig, Trainable};
 pub use processor::Processor;
 pub use tokenizer::Tokenizer;
