@@ -1,6 +1,6 @@
 //! The command line. Everything that is not a verb is a setting (see `active-vlm config show`).
 
-use crate::{ask, lab};
+use crate::{ask, inspect, lab};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -34,6 +34,8 @@ pub enum Command {
     Doctor,
     /// Ask a model one question about one picture.
     Predict(ask::Args),
+    /// Show what a model folder holds and the memory it needs, without loading its weights.
+    Inspect(inspect::Args),
     /// Show the effective settings, secrets hidden.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -19,6 +19,7 @@ pub mod environment;
 pub mod grpc;
 pub mod health;
 pub mod http;
+pub mod inspect;
 pub mod lab;
 pub mod model;
 pub mod service;

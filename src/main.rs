@@ -1,6 +1,6 @@
 //! The `active-vlm` binary: reads the settings, starts telemetry, runs what was asked for until a signal.
 
-use active_vlm::{app, ask, cli, doctor, environment, lab, settings::Settings, telemetry};
+use active_vlm::{app, ask, cli, doctor, environment, inspect, lab, settings::Settings, telemetry};
 use anyhow::Context as _;
 use clap::Parser as _;
 use cli::{Cli, Command, ConfigCommand, LabCommand};
@@ -32,6 +32,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Predict(args) => {
             let config = app::engine_config(&settings);
             runtime()?.block_on(ask::run(config, args)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Inspect(args) => {
+            inspect::run(&app::engine_config(&settings), &args).map(|()| ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Show) => {
             print!("{}", settings.render());

@@ -36,17 +36,40 @@ pub(super) fn open(name: &str) -> Result<Device, EngineError> {
 
 /// The kind of number that `engine.dtype` means on a device, for weights stored as `stored`.
 pub(super) fn kind(dtype: &str, device: Device, stored: Kind) -> Result<Kind, EngineError> {
+    kind_on(dtype, device != Device::Cpu, stored)
+}
+
+/// As [`kind`], for a device that need not be there.
+pub(super) fn kind_on(dtype: &str, cuda: bool, stored: Kind) -> Result<Kind, EngineError> {
     Ok(match dtype {
-        "auto" if device == Device::Cpu => Kind::Float,
+        "auto" if !cuda => Kind::Float,
         "auto" => stored,
         "float32" => Kind::Float,
         "bfloat16" => Kind::BFloat16,
         "float16" => Kind::Half,
         other => {
             let reason = format!("dtype {other:?} is unknown: write auto, float32, bfloat16 or float16");
-            return Err(EngineError::Device { device: format!("{device:?}"), reason });
+            return Err(EngineError::Device { device: if cuda { "cuda" } else { "cpu" }.to_owned(), reason });
         }
     })
+}
+
+/// Bytes that are free on the device that the settings name; or why it cannot be told.
+pub(super) fn free(name: &str) -> Result<u64, String> {
+    match open(name).map_err(|e| e.to_string())? {
+        Device::Cpu => {
+            let text = std::fs::read_to_string("/proc/meminfo").map_err(|e| format!("/proc/meminfo: {e}"))?;
+            available(&text).ok_or_else(|| "/proc/meminfo does not say MemAvailable".to_owned())
+        }
+        // The bindings do not ask CUDA for it.
+        _ => Err("it opens; see nvidia-smi for what is free on it".to_owned()),
+    }
+}
+
+/// MemAvailable of /proc/meminfo, in bytes.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn load_cuda() -> Result<(), String> {
@@ -73,6 +96,13 @@ fn load_cuda() -> Result<(), String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_free_is_read_or_unknown() {
+        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   3 kB\n"), Some(3072));
+        assert_eq!((available("MemTotal: 9 kB\n"), available("MemAvailable: x kB")), (None, None));
+        assert!(free("cuda:x").unwrap_err().contains("write cpu"));
+    }
 
     #[test]
     fn a_device_that_is_not_there_is_refused_with_the_cure() {

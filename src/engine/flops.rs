@@ -85,6 +85,36 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_dimensions_that_open_are_reckoned_with_and_not_overflowed() {
+        for folder in ["smolvlm-tiny", "qwen2_5-tiny", "qwen2_5-odd", "qwen3-tiny"] {
+            let path = format!("{}/tests/golden/{folder}/config.json", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read(path).expect("a golden folder");
+            let whole: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+            let mut opened = 0;
+            for section in ["", "/text_config", "/vision_config"] {
+                let Some(keys) = whole.pointer(section).and_then(|part| part.as_object()) else { continue };
+                for (key, size) in
+                    keys.keys().flat_map(|key| [1, 1 << 10, 1 << 20, i64::MAX].map(|n| (key, n)))
+                {
+                    let mut json = whole.clone();
+                    json.pointer_mut(section).expect("a section")[key] = size.into();
+                    let Ok(config) = Config::from_json(json) else { continue };
+                    opened += 1;
+                    let cut = match &config.vision {
+                        VisionConfig::Siglip(_) => Cut::Tiles { rows: 64, columns: 64 },
+                        _ => Cut::Grid { rows: 1 << 12, columns: 1 << 12 },
+                    };
+                    let sum = vision(&config, cut)
+                        + decoder(&config, 64, 1 << 20, 1 << 24)
+                        + head(&config, 1 << 20);
+                    assert!(sum.is_finite() && sum > 0.0, "{folder} {key} {size}");
+                }
+            }
+            assert!(opened > 20, "{folder}: {opened}");
+        }
+    }
+
+    #[test]
     fn the_operations_of_a_small_model_by_hand() {
         let config = config();
         // 4 patches: embed 4*12*2 = 96; layer 4*(16+12) + 2*16*2 = 176; connector 1*8*4 = 32: 304 multiply-adds.

@@ -14,22 +14,26 @@ mod flops;
 mod fork;
 mod handle;
 mod memory;
+mod needs;
 mod prepare;
 pub mod probe;
 mod queue;
 mod scoring;
 mod sight;
+mod survey;
 mod thread;
 mod types;
 
 #[cfg(test)]
 mod tests;
 
-pub use crate::model::Cut;
+pub use crate::model::{Cut, Shares};
 pub use crate::training::batches::order as batch_order;
 pub use error::{EngineError, ItemError};
 pub use evaluate::{same_answer, summarise};
 pub use handle::Engine;
+pub use needs::{Serving, Training};
+pub use survey::{Survey, survey};
 pub use types::{
     AttentionMap, Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef,
     PredictItem, Prediction, Score, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem, Trainable,

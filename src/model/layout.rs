@@ -89,9 +89,9 @@ impl Spec {
         Self { name, shape: shape.to_vec(), start }
     }
 
-    /// Scalars of the tensor.
+    /// Scalars of the tensor, or the largest number where they are more.
     pub fn count(&self) -> u64 {
-        self.shape.iter().map(|&n| n as u64).product()
+        self.shape.iter().fold(1, |product: u64, &n| product.saturating_mul(n as u64))
     }
 }
 
@@ -100,6 +100,43 @@ pub(crate) fn layout(config: &Config) -> Vec<Spec> {
     let mut all = vision::specs(config);
     all.extend(decoder(config));
     all
+}
+
+/// Scalars by what they serve.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// The vision tower.
+    pub vision: u64,
+    /// What leads from the tower to the decoder: connector or mergers.
+    pub connector: u64,
+    /// The decoder's layers and norms.
+    pub decoder: u64,
+    /// The embedding table, and the output head where it is not the same.
+    pub embeddings: u64,
+}
+
+impl Shares {
+    /// Of a configuration.
+    pub fn of(config: &Config) -> Self {
+        let (mut shares, table) = (Self::default(), config.family.embedding());
+        for spec in layout(config) {
+            let merges = |start: &str| spec.name[start.len()..].contains("merger");
+            let share = match spec.name.as_str() {
+                name if name == HEAD || name == table => &mut shares.embeddings,
+                name if name.starts_with(CONNECTOR) => &mut shares.connector,
+                name if name.starts_with(VISUAL) && merges(VISUAL) => &mut shares.connector,
+                name if is_visual(name) => &mut shares.vision,
+                _ => &mut shares.decoder,
+            };
+            *share += spec.count();
+        }
+        shares
+    }
+
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.vision + self.connector + self.decoder + self.embeddings
+    }
 }
 
 fn decoder(config: &Config) -> Vec<Spec> {

@@ -15,7 +15,10 @@ mod cache;
 mod chat;
 mod config;
 mod error;
+mod files;
 mod folder;
+#[cfg(test)]
+mod fuzz;
 mod generate;
 mod image;
 mod inputs;
@@ -47,6 +50,7 @@ pub use generate::{Ended, Generated, Generation, Sampling, generate, generate_fr
 pub use image::{Cut, ImageLimits, ImageProcessor, Pixels};
 pub use inputs::Inputs;
 pub use joint::{Pass, Replies};
+pub use layout::Shares;
 pub use lora::{LoraConfig, Trainable};
 pub use processor::Processor;
 pub use stops::Stops;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::config::Family;
-use super::{ChatTemplate, Config, Cut, ImageLimits, ImageProcessor, ModelError, Pixels, Tokenizer};
+use super::{ChatTemplate, Config, Cut, ImageLimits, ImageProcessor, ModelError, Pixels, Tokenizer, files};
 
 /// Files of a folder that belong to the processor and are copied when a model is saved.
 const FILES: [&str; 10] = [
@@ -27,6 +27,11 @@ const FILES: [&str; 10] = [
     "chat_template.json",
 ];
 const GENERATION: &str = "generation_config.json";
+
+/// Ids that end an answer at most; each generated token is compared with all.
+const MOST_ENDS: usize = 64;
+/// Visual tokens of a prompt at most, far beyond any context: the prompt is written out before it is measured.
+const MOST_VISUAL: usize = 1 << 20;
 
 const AROUND: &str = "<fake_token_around_image>";
 const WHOLE: &str = "<global-img>";
@@ -80,22 +85,20 @@ impl Processor {
     }
 
     pub(crate) fn with_config(dir: &Path, config: &Config) -> Result<Self, ModelError> {
-        let mut files = Vec::new();
+        let mut found = Vec::new();
         for name in FILES.into_iter().chain([GENERATION]) {
             let path = dir.join(name);
-            match std::fs::read(&path) {
-                Ok(bytes) => files.push((name, bytes)),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(ModelError::io(&path)(e)),
+            if let Some(bytes) = files::read_if_there(&path)? {
+                found.push((name, bytes));
             }
         }
-        let folder = Folder { dir, files: &files };
+        let folder = Folder { dir, files: &found };
         let path = dir.join("tokenizer.json");
         let tokenizer = Tokenizer::open(&path)?;
         let cure = "use the tokenizer that belongs to this config.json";
-        if tokenizer.vocab_size() as i64 > config.text.vocab_size {
-            let what =
-                format!("{} tokens, config.json has {}", tokenizer.vocab_size(), config.text.vocab_size);
+        // Ids, not tokens: a vocabulary with gaps has fewer tokens than its last id says.
+        if tokenizer.ids_end() > config.text.vocab_size {
+            let what = format!("{} ids, config.json has {}", tokenizer.ids_end(), config.text.vocab_size);
             return Err(ModelError::folder(&path, what, cure));
         }
         let token = |content: &str| {
@@ -117,6 +120,14 @@ impl Processor {
             if !eos.contains(&id) {
                 eos.push(id);
             }
+            if eos.len() > MOST_ENDS {
+                let what = format!("eos_token_id lists more than {MOST_ENDS} ids");
+                return Err(ModelError::folder(
+                    &dir.join(GENERATION),
+                    what,
+                    "list the ids that end an answer",
+                ));
+            }
         }
         Ok(Self {
             image: folder.image_processor(config.family)?,
@@ -129,7 +140,7 @@ impl Processor {
             pad: config.pad_token_id.unwrap_or(eos[0]),
             eos: eos.into(),
             tokenizer,
-            files: Arc::new(files),
+            files: Arc::new(found),
         })
     }
 
@@ -144,6 +155,11 @@ impl Processor {
     /// Errors: a special token written in the question; a template that leaves out an image.
     pub fn prompt_ids(&self, question: &str, cuts: &[Cut]) -> Result<Vec<i64>, ModelError> {
         self.check_plain(question)?;
+        let visual = cuts.iter().map(|&cut| self.visual_tokens(cut)).fold(0, usize::saturating_add);
+        if visual > MOST_VISUAL {
+            let what = format!("the images make {visual} visual tokens, more than {MOST_VISUAL}");
+            return Err(ModelError::text(what, "send fewer or smaller images"));
+        }
         let prompt = self.chat.prompt(question, cuts.len())?;
         let mut parts = prompt.split(self.family.words().image);
         // A split gives at least one part.
@@ -196,7 +212,7 @@ impl Processor {
     /// Visual tokens of an image cut like this.
     pub fn visual_tokens(&self, cut: Cut) -> usize {
         match cut {
-            Cut::Tiles { .. } => cut.tiles() * self.per,
+            Cut::Tiles { .. } => cut.tiles().saturating_mul(self.per),
             Cut::Grid { rows, columns } => rows * columns / self.per,
         }
     }

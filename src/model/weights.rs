@@ -13,9 +13,9 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::ModelError;
 use super::config::{Config, Family};
 use super::layout::{self, HEAD, Params, Spec, layout};
+use super::{ModelError, files};
 
 const CURE: &str = "fetch the weights again, in the safetensors format";
 
@@ -121,11 +121,13 @@ fn release(map: &Mmap, bytes: &std::ops::Range<usize>) {
 }
 
 fn shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let text = std::fs::read_to_string(index).map_err(ModelError::io(index))?;
     let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| ModelError::folder(index, e, CURE))?;
+        serde_json::from_slice(&files::read(index)?).map_err(|e| ModelError::folder(index, e, CURE))?;
     let map =
         json["weight_map"].as_object().ok_or_else(|| ModelError::folder(index, "no weight_map", CURE))?;
+    if let Some((tensor, _)) = map.iter().find(|(_, file)| !file.is_string()) {
+        return Err(ModelError::folder(index, format!("tensor '{tensor}' names no file"), CURE));
+    }
     let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -147,7 +149,7 @@ fn map_file(path: &Path, family: Family, entries: &mut BTreeMap<String, Entry>) 
     let file = Arc::new((path.to_path_buf(), map));
     for (name, info) in metadata.tensors() {
         let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
-        let shape = info.shape.iter().map(|&n| n as i64).collect();
+        let shape = whole(&info.shape).ok_or_else(|| ModelError::folder(path, oversize(&name), CURE))?;
         let name = layout::from_file(family, &name);
         if let Some(twice) =
             entries.insert(name.clone(), Entry { file: file.clone(), dtype: info.dtype, shape, bytes })
@@ -157,6 +159,15 @@ fn map_file(path: &Path, family: Family, entries: &mut BTreeMap<String, Entry>) 
         }
     }
     Ok(())
+}
+
+/// A shape as torch counts. A side beyond its numbers passes the format's own check where another side is zero.
+fn whole(shape: &[usize]) -> Option<Vec<i64>> {
+    shape.iter().map(|&n| i64::try_from(n).ok()).collect()
+}
+
+fn oversize(name: &str) -> String {
+    format!("tensor '{name}' has a side beyond 2^63")
 }
 
 fn tensor(path: &Path, name: &str, dtype: Dtype, shape: &[i64], data: &[u8]) -> Result<Tensor, ModelError> {
@@ -204,7 +215,7 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Stored, ModelError> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| fail(&e))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
-        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+        let shape = whole(view.shape()).ok_or_else(|| fail(&oversize(&name)))?;
         let made = tensor(Path::new("snapshot"), &name, view.dtype(), &shape, view.data())?;
         tensors.insert(name, made);
     }

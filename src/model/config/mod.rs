@@ -11,7 +11,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::ModelError;
+use super::layout::{Spec, layout};
+use super::{ModelError, files};
 pub use text::{Rotary, TextConfig};
 pub use vision::{QwenVisionConfig, SiglipConfig, VisionConfig};
 
@@ -71,9 +72,9 @@ pub struct Config {
 impl Config {
     /// Reads and checks `config.json`.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(path).map_err(ModelError::io(path))?;
-        let raw: Value =
-            serde_json::from_str(&text).map_err(|e| ModelError::folder(path, e, "fetch the file again"))?;
+        let bytes = files::read(path)?;
+        let raw: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| ModelError::folder(path, e, "fetch the file again"))?;
         Self::from_json(raw).map_err(|e| match e {
             ModelError::Folder { what, cure, .. } => {
                 ModelError::Folder { path: path.to_path_buf(), what, cure }
@@ -139,6 +140,11 @@ impl Config {
         self.text.check()?;
         let (t, v) = (&self.text, &self.vision);
         v.check(self.scale_factor, t.hidden_size, t.num_hidden_layers)?;
+        // The sizes are sensible one by one; products of three of them may still be no number of scalars.
+        let scalars = layout(self).iter().map(Spec::count).fold(0, u64::saturating_add);
+        if scalars > MAX_SCALARS {
+            return Err(refuse("the dimensions make more than 2^40 scalars".into()));
+        }
         let inside = |id: i64| (0..t.vocab_size).contains(&id);
         if !inside(self.image_token_id) {
             return Err(refuse("image_token_id is outside the vocabulary".into()));
@@ -149,6 +155,9 @@ impl Config {
         }
     }
 }
+
+/// Scalars of a model at most: a trillion, more than any host holds.
+const MAX_SCALARS: u64 = 1 << 40;
 
 fn refuse(what: String) -> ModelError {
     ModelError::folder(

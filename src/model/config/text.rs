@@ -164,6 +164,8 @@ impl TextConfig {
             (self.head_dim % 2 == 0, "head_dim must be even for rotary positions"),
             (self.num_hidden_layers <= 1 << 12, "num_hidden_layers is absurdly large"),
             (self.rotary.theta.is_finite() && self.rotary.theta > 0.0, "rope_theta must be above zero"),
+            ((0.0..1.0).contains(&self.rms_norm_eps), "rms_norm_eps must be in [0, 1)"),
+            ((0.0..1e3).contains(&self.initializer_range), "initializer_range is negative or absurdly large"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, what)) => Err(refuse(format!("text_config: {what}"))),

@@ -212,6 +212,7 @@ impl VisionConfig {
 
 type Rule = (bool, &'static str);
 
+const RANGE: &str = "initializer_range is negative or absurdly large";
 const SIZES: &str = "a dimension is zero, negative or absurdly large";
 
 fn sensible(sizes: &[i64]) -> bool {
@@ -239,6 +240,8 @@ impl SiglipConfig {
                 "hidden_act must be 'gelu_pytorch_tanh' or 'gelu'",
             ),
             (self.hidden_size % self.num_attention_heads == 0, "heads must divide hidden_size"),
+            ((0.0..1.0).contains(&self.layer_norm_eps), "layer_norm_eps must be in [0, 1)"),
+            ((0.0..1e3).contains(&self.initializer_range), RANGE),
             (self.image_size >= self.patch_size, "image_size is smaller than patch_size"),
             (
                 self.patches_per_side() % scale_factor == 0,
@@ -260,6 +263,7 @@ impl QwenVisionConfig {
             self.spatial_merge_size,
             self.out_hidden_size,
             self.num_position_embeddings,
+            self.window_size,
         ];
         if !sensible(&sizes) || self.depth > 1 << 12 || self.patch_size > 1 << 10 {
             return vec![(false, SIZES)];
@@ -273,9 +277,11 @@ impl QwenVisionConfig {
             (self.hidden_size / self.num_heads % 4 == 0, "the width of a head must be a multiple of four"),
             (self.out_hidden_size == text_width, "out_hidden_size must be the decoder's hidden_size"),
             (
-                blocks.iter().all(|block| (0..self.depth).contains(block)),
-                "fullatt_block_indexes or deepstack_visual_indexes name a block beyond depth",
+                blocks.len() as i64 <= self.depth
+                    && blocks.iter().all(|block| (0..self.depth).contains(block)),
+                "fullatt_block_indexes or deepstack_visual_indexes name a block beyond depth, or one twice",
             ),
+            ((0.0..1e3).contains(&self.initializer_range), RANGE),
         ]
     }
 }

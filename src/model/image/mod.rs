@@ -14,7 +14,8 @@ use tch::Tensor;
 
 use super::ModelError;
 use super::config::{Config, Family, VisionConfig};
-use super::resize::Filter;
+use super::resize::{Filter, resize};
+use image::RgbImage;
 use patches::Patcher;
 use tiles::Tiler;
 
@@ -148,8 +149,29 @@ impl ImageProcessor {
         match &self.0 {
             // Nothing has to be read where every image becomes one tile.
             Kind::Tiles(own) if !own.splits() => Ok(Cut::WHOLE),
-            Kind::Tiles(own) => decode::size(bytes).and_then(|(width, height)| own.plan(width, height)),
-            Kind::Patches(own) => decode::size(bytes).and_then(|(width, height)| own.plan(width, height)),
+            _ => decode::size(bytes).and_then(|(width, height)| self.plan(width, height)),
+        }
+    }
+
+    /// How an image of this size, both sides above zero, would be cut.
+    ///
+    /// Errors: a shape that cannot be cut.
+    pub fn plan(&self, width: u32, height: u32) -> Result<Cut, ModelError> {
+        match &self.0 {
+            Kind::Tiles(own) => own.plan(width, height),
+            Kind::Patches(own) => own.plan(width, height),
+        }
+    }
+
+    /// Numbers of the [`Pixels`] of an image that is cut like this.
+    #[cfg(test)]
+    pub(super) fn numbers(&self, cut: Cut) -> u64 {
+        let (rows, columns) = cut.sides();
+        3 * match &self.0 {
+            Kind::Tiles(own) => cut.tiles() as u64 * u64::from(own.tile).pow(2),
+            Kind::Patches(own) => {
+                (rows * columns) as u64 * u64::from(own.frames) * u64::from(own.patch).pow(2)
+            }
         }
     }
 
@@ -165,6 +187,26 @@ impl ImageProcessor {
     }
 }
 
+/// Pixels of a picture that is being prepared at most, whatever its file or the processor's ask for.
+const MAX_PIXELS: u64 = 1 << 26;
+/// Numbers of [`Pixels`] at most: two frames of the most pixels, three channels each.
+#[cfg(test)]
+pub(super) const MAX_NUMBERS: u64 = 6 * MAX_PIXELS;
+
+/// The picture at `width x height`. Rows are stretched first, so a tall picture is in between as wide as the result and
+/// as tall as it was.
+fn stretch(image: &RgbImage, width: u32, height: u32, filter: Filter) -> Result<RgbImage, ModelError> {
+    if u64::from(width) * u64::from(image.height()) > MAX_PIXELS {
+        let what = format!(
+            "{}x{} cannot be made {width}x{height}: it is too elongated",
+            image.width(),
+            image.height()
+        );
+        return Err(ModelError::image(what, "send a smaller or less elongated image"));
+    }
+    Ok(resize(image, width, height, filter))
+}
+
 /// A resampling filter by the number in a configuration.
 fn resampling(number: i64) -> Result<Filter, String> {
     Filter::from_number(number).ok_or_else(|| format!("resample {number} is not built in"))
@@ -174,7 +216,7 @@ fn resampling(number: i64) -> Result<Filter, String> {
 mod tests {
     use super::decode::decode;
     use super::*;
-    use image::{ImageFormat, RgbImage};
+    use image::ImageFormat;
     use std::io::Cursor;
 
     fn processor(json: serde_json::Value) -> ImageProcessor {

@@ -8,9 +8,9 @@ use image::RgbImage;
 use serde::Deserialize;
 
 use super::levels::{Levels, Scaling};
-use super::{Cut, Pixels, resampling};
+use super::{Cut, MAX_PIXELS, Pixels, resampling, stretch};
 use crate::model::ModelError;
-use crate::model::resize::{Filter, resize};
+use crate::model::resize::Filter;
 
 /// The settings of `preprocessor_config.json`.
 #[derive(Debug, Clone)]
@@ -64,8 +64,8 @@ const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 const STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 /// The longer side over the shorter at most.
 const MAX_ASPECT: u32 = 200;
-/// Pixels after resizing at most, whatever the file allows: 16384 x 16384 would not fit any memory as patches.
-const MAX_PIXELS: u64 = 1 << 26;
+/// Frames that a picture of the most pixels may be repeated for; of a smaller one more.
+const MAX_FRAMES: u64 = 2;
 
 impl Patcher {
     /// Reads the settings from JSON; `path` is for messages.
@@ -89,10 +89,12 @@ impl Patcher {
         if least > most || most == 0 {
             return Err(refuse(format!("the fewest pixels ({least}) are more than the most ({most})")));
         }
+        // 16384 x 16384 pixels would not fit any memory as patches, and no pixels at all are no picture.
+        let most = most.min(MAX_PIXELS);
         Ok(Self {
             resize: file.do_resize,
-            least,
-            most: most.min(MAX_PIXELS),
+            least: least.clamp(1, most),
+            most,
             patch: file.patch_size,
             frames: file.temporal_patch_size,
             merge: file.merge_size,
@@ -120,7 +122,7 @@ impl Patcher {
                 let what = format!("{width}x{height} is no multiple of {block}, and do_resize is off");
                 return Err(ModelError::image(what, "resize the image first"));
             }
-            return Ok((width, height));
+            return self.bounded(f64::from(width), f64::from(height));
         }
         let (w, h, block) = (f64::from(width), f64::from(height), f64::from(block));
         let near = |side: f64| (side / block).round_ties_even() * block;
@@ -135,22 +137,31 @@ impl Patcher {
             let up = |side: f64| (side * grow / block).ceil() * block;
             (wide, high) = (up(w), up(h));
         }
-        // Both are positive, whole and, with the aspect bounded, far below u32's end.
+        self.bounded(wide, high)
+    }
+
+    /// Positive whole sides whose numbers fit the memory: a picture gets at least one block along its shorter side, so
+    /// the limit on pixels alone does not bound large blocks.
+    fn bounded(&self, wide: f64, high: f64) -> Result<(u32, u32), ModelError> {
+        if wide * high * f64::from(self.frames) > (MAX_PIXELS * MAX_FRAMES) as f64 {
+            let what = format!("it becomes {wide}x{high} pixels in {} frames, more than fit", self.frames);
+            return Err(ModelError::image(what, "send a smaller or less elongated image"));
+        }
         Ok((wide as u32, high as u32))
     }
 
     /// The picture as rows of patches, block by block; within a patch channel, frame, row, column.
     pub fn prepare(&self, image: RgbImage) -> Result<Pixels, ModelError> {
         let (width, height) = self.size(image.width(), image.height())?;
-        let image = if self.resize { resize(&image, width, height, self.filter) } else { image };
+        let image = if self.resize { stretch(&image, width, height, self.filter)? } else { image };
         let (rows, columns) = (height / self.patch, width / self.patch);
         let numbers = (3 * self.frames * self.patch * self.patch) as usize;
-        let mut data = Vec::with_capacity((rows * columns) as usize * numbers);
+        let mut data = Vec::with_capacity(rows as usize * columns as usize * numbers);
         for (row, column) in blocks(rows, columns, self.merge) {
             for channel in 0..3 {
                 for _ in 0..self.frames {
                     for y in row * self.patch..(row + 1) * self.patch {
-                        let from = ((y * width + column * self.patch) * 3) as usize + channel;
+                        let from = (y * width + column * self.patch) as usize * 3 + channel;
                         let line = image.as_raw()[from..].iter().step_by(3).take(self.patch as usize);
                         data.extend(line.map(|&byte| self.levels.number(byte, channel)));
                     }

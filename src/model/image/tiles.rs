@@ -9,9 +9,9 @@ use image::RgbImage;
 use serde::Deserialize;
 
 use super::levels::{Levels, Scaling};
-use super::{Cut, Pixels, resampling};
+use super::{Cut, MAX_PIXELS, Pixels, resampling, stretch};
 use crate::model::ModelError;
-use crate::model::resize::{Filter, resize};
+use crate::model::resize::Filter;
 
 /// The settings of `preprocessor_config.json`.
 #[derive(Debug, Clone)]
@@ -62,8 +62,8 @@ impl Default for File {
 
 /// The reference's absolute maximum of a side.
 const MAX_SIDE: u32 = 4096;
-/// Pixels of all tiles at most, so that a strip of a picture does not fill the memory.
-const MAX_PIXELS: u64 = 1 << 26;
+/// Tiles of one picture at most: each has a name in the prompt, however few its pixels are.
+const MAX_TILES: u64 = 1 << 12;
 
 impl Tiler {
     /// Reads the settings from JSON; `path` is for messages.
@@ -80,6 +80,11 @@ impl Tiler {
         };
         if sides.contains(&0) || largest > 4 * MAX_SIDE || sides[1] > MAX_SIDE {
             return Err(refuse(format!("a size is zero or above {MAX_SIDE} pixels")));
+        }
+        if let Size::Exact { height, width } = file.size
+            && u64::from(height) * u64::from(width) > MAX_PIXELS
+        {
+            return Err(refuse(format!("size {width}x{height} is more than {MAX_PIXELS} pixels")));
         }
         Ok(Self {
             resize_first: file.do_resize.then_some(file.size),
@@ -110,12 +115,12 @@ impl Tiler {
             None => image,
             Some(_) => {
                 let (width, height) = self.first_size(image.width(), image.height());
-                resize(&image, width, height, self.filter)
+                stretch(&image, width, height, self.filter)?
             }
         };
         let (parts, cut) = match self.split {
             true => self.cut(&image)?,
-            false => (vec![resize(&image, self.tile, self.tile, self.filter)], Cut::WHOLE),
+            false => (vec![stretch(&image, self.tile, self.tile, self.filter)?], Cut::WHOLE),
         };
         let side = self.tile as usize;
         let mut data = Vec::with_capacity(parts.len() * 3 * side * side);
@@ -139,36 +144,49 @@ impl Tiler {
 
     /// Width and height stretched to whole tiles, and the tiles they make.
     fn grid(&self, width: u32, height: u32) -> Result<(u32, u32, Cut), ModelError> {
-        let tile = self.tile;
-        let up = |n: u32| n.div_ceil(tile) * tile;
+        let tile = u64::from(self.tile);
+        // A header may promise sides near u32's end: whole tiles of them go beyond it.
+        let up = |n: u64| n.div_ceil(tile) * tile;
         let aspect = f64::from(width) / f64::from(height);
+        let (wide, high) = (up(u64::from(width)), up(u64::from(height)));
         let (width, height) = match width >= height {
-            true => (up(width), up((f64::from(up(width)) / aspect) as u32)),
-            false => (up((f64::from(up(height)) * aspect) as u32), up(height)),
+            true => (wide, up((wide as f64 / aspect) as u64)),
+            false => (up((high as f64 * aspect) as u64), high),
         };
         let (width, height) = (width.max(tile), height.max(tile));
         if width <= tile && height <= tile {
-            return Ok((width, height, Cut::WHOLE));
+            return Ok((self.tile, self.tile, Cut::WHOLE));
         }
-        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let pixels = width.saturating_mul(height);
+        if pixels > MAX_PIXELS {
             let what = format!("it becomes {width}x{height} pixels in whole tiles, more than {MAX_PIXELS}");
             return Err(ModelError::image(what, "send a smaller or less elongated image"));
         }
-        Ok((width, height, Cut::Tiles { rows: (height / tile) as usize, columns: (width / tile) as usize }))
+        if pixels / tile / tile > MAX_TILES {
+            let what = format!("it becomes {} tiles, more than {MAX_TILES}", pixels / tile / tile);
+            return Err(ModelError::image(what, "send a smaller or less elongated image"));
+        }
+        // Both are below MAX_PIXELS.
+        let sides = (width as u32, height as u32);
+        Ok((
+            sides.0,
+            sides.1,
+            Cut::Tiles { rows: (height / tile) as usize, columns: (width / tile) as usize },
+        ))
     }
 
     /// Stretches to whole tiles, cuts, and appends the whole image at tile size.
     fn cut(&self, image: &RgbImage) -> Result<(Vec<RgbImage>, Cut), ModelError> {
         let tile = self.tile;
         let (width, height, cut) = self.grid(image.width(), image.height())?;
-        let image = resize(image, width, height, self.filter);
+        let image = stretch(image, width, height, self.filter)?;
         if cut == Cut::WHOLE {
             return Ok((vec![image], cut));
         }
         let corners = (0..height / tile).flat_map(|r| (0..width / tile).map(move |c| (c * tile, r * tile)));
         let mut parts: Vec<RgbImage> =
             corners.map(|(x, y)| image::imageops::crop_imm(&image, x, y, tile, tile).to_image()).collect();
-        parts.push(resize(&image, tile, tile, self.filter));
+        parts.push(stretch(&image, tile, tile, self.filter)?);
         Ok((parts, cut))
     }
 }
