@@ -34,7 +34,7 @@ serve: build ## Run the service with its own Postgres (ARGS="--config my.toml")
 test: setup python ## Run all tests, with a throwaway Postgres (ARGS=name for some of them)
 	@TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python CARGO="$(CARGO)" deploy/scripts/with-postgres deploy/scripts/test $(ARGS)
 
-bench: setup ## Run the benchmarks (ONLY=name for one row); writes target/bench/results.json
+bench: setup bench-python ## Run the benchmarks (ONLY=name for one row); writes target/bench/results.json
 	@deploy/scripts/with-postgres --durable $(CARGO) bench --quiet --locked --profile dev --bench bench -- $(ONLY)
 
 lint: setup fmt doc proto-lint ## Formatting, clippy, documentation and proto, warnings being errors

@@ -64,8 +64,7 @@ impl App {
         };
         let (store, embedded) = database(&settings, role).await?;
         store.migrate().await.context("bringing the database's schema up to date")?;
-        let blobs = Blobs::open(settings.blobs.url.as_deref(), &settings.blob_dir())
-            .context("opening the blob store")?;
+        let blobs = open_blobs(&settings)?;
         let engine = Engine::start(engine_config(&settings)).await.context("starting the engine")?;
         let service = Service {
             store,
@@ -240,6 +239,14 @@ async fn database(settings: &Settings, role: Role) -> anyhow::Result<(Store, Opt
         .await
         .context("connecting to the private Postgres")?;
     Ok((store, Some(embedded)))
+}
+
+/// The blob storage of the settings.
+///
+/// # Errors
+/// When its URL or folder cannot be used.
+pub fn open_blobs(settings: &Settings) -> anyhow::Result<Blobs> {
+    Blobs::open(settings.blobs.url.as_deref(), &settings.blob_dir()).context("opening the blob store")
 }
 
 /// How the settings want the model to be run.

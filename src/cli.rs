@@ -1,6 +1,6 @@
 //! The command line. Everything that is not a verb is a setting (see `active-vlm config show`).
 
-use crate::{ask, inspect, lab};
+use crate::{ask, export, inspect, lab};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -36,6 +36,8 @@ pub enum Command {
     Predict(ask::Args),
     /// Show what a model folder holds and the memory it needs, without loading its weights.
     Inspect(inspect::Args),
+    /// Write a trained version, or an adapter, in PEFT's form or as a complete model.
+    Export(export::Args),
     /// Show the effective settings, secrets hidden.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -5,10 +5,12 @@
 use std::os::unix::process::CommandExt as _;
 
 /// Names and values, each with its reason.
-const WANTED: [(&str, &str); 3] = [
-    // Threads that wait for work sleep instead of spinning. The cores are shared with Postgres and with requests:
-    // beside one other busy process, spinning made a training step 3 to 15 times slower.
+const WANTED: [(&str, &str); 4] = [
+    // Threads that wait for work soon sleep instead of spinning on. The cores are shared with Postgres and with
+    // requests: beside one other busy process, spinning made a training step 3 to 15 times slower. They spin for some
+    // microseconds only, the time between two operations: sleeping at once made small passes 3 times slower.
     ("OMP_WAIT_POLICY", "PASSIVE"),
+    ("GOMP_SPINCOUNT", "10000"),
     // Memory of a step's tensors is kept for the next one instead of being given back and asked for again:
     // a tenth of a training's time went into that. Larger tensors are still mapped apart and given back at once.
     ("MALLOC_MMAP_THRESHOLD_", "67108864"),

@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(found.shares.connector, 3 * merger + 2 * 32 + 2 * 2 * 128);
         assert_eq!(
             found.stored_bytes,
-            4 * found.shares.total() / if found.stored_as == "float" { 1 } else { 2 }
+            4 * found.shares.total() / if found.stored_as == "float32" { 1 } else { 2 }
         );
     }
 

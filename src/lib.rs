@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod domain;
 pub mod engine;
 pub mod environment;
+pub mod export;
 pub mod grpc;
 pub mod health;
 pub mod http;

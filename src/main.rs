@@ -1,6 +1,6 @@
 //! The `active-vlm` binary: reads the settings, starts telemetry, runs what was asked for until a signal.
 
-use active_vlm::{app, ask, cli, doctor, environment, inspect, lab, settings::Settings, telemetry};
+use active_vlm::{app, ask, cli, doctor, environment, export, inspect, lab, settings::Settings, telemetry};
 use anyhow::Context as _;
 use clap::Parser as _;
 use cli::{Cli, Command, ConfigCommand, LabCommand};
@@ -35,6 +35,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Inspect(args) => {
             inspect::run(&app::engine_config(&settings), &args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Export(args) => {
+            let blobs = app::open_blobs(&settings)?;
+            let config = app::engine_config(&settings);
+            runtime()?.block_on(export::run(&config, &blobs, args)).map(|()| ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Show) => {
             print!("{}", settings.render());

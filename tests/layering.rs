@@ -23,12 +23,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ("grpc", &["domain", "service", "settings", "telemetry"]),
     ("http", &["domain", "service", "settings", "telemetry"]),
     // The command line names what its verbs take; health asks the service and speaks gRPC's words.
-    ("cli", &["ask", "inspect", "lab"]),
+    ("cli", &["ask", "export", "inspect", "lab"]),
     ("health", &["grpc", "service"]),
     // A question on the command line goes to the engine, past everything that is kept.
     ("ask", &["engine"]),
     // So does a look at a model folder.
     ("inspect", &["engine"]),
+    // What was learnt goes from the blob storage to a folder, past the database.
+    ("export", &["blobs", "engine"]),
     // Offline: makes worlds and base models, and otherwise is a client of the API.
     ("lab", &["domain", "model", "training", "grpc", "settings"]),
 ];

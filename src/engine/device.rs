@@ -54,6 +54,15 @@ pub(super) fn kind_on(dtype: &str, cuda: bool, stored: Kind) -> Result<Kind, Eng
     })
 }
 
+/// The name of a kind of number, as settings write it.
+pub(super) fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::BFloat16 => "bfloat16",
+        Kind::Half => "float16",
+        _ => "float32",
+    }
+}
+
 /// Bytes that are free on the device that the settings name; or why it cannot be told.
 pub(super) fn free(name: &str) -> Result<u64, String> {
     match open(name).map_err(|e| e.to_string())? {

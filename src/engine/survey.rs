@@ -18,7 +18,7 @@ pub struct Survey {
     /// Scalars by what they serve.
     pub shares: Shares,
     /// The kind of number that most weights are stored as.
-    pub stored_as: String,
+    pub stored_as: &'static str,
     /// Bytes of the weights as stored.
     pub stored_bytes: u64,
     /// Width and height of an example image.
@@ -30,7 +30,7 @@ pub struct Survey {
     /// Tokens of one pass, which the needs are for.
     pub token_budget: u64,
     /// The kind of number that weights would be held as.
-    pub held_as: String,
+    pub held_as: &'static str,
     /// Bytes to serve it.
     pub serving: Serving,
     /// Bytes to train adapters on it.
@@ -57,13 +57,13 @@ pub fn survey(folder: &Path, settings: &EngineConfig) -> Result<Survey, EngineEr
         family: config.family.name(),
         model_type: config.to_json()["model_type"].as_str().unwrap_or_default().to_owned(),
         shares: Shares::of(config),
-        stored_as: format!("{:?}", checkpoint.stored_kind()).to_lowercase(),
+        stored_as: device::name(checkpoint.stored_kind()),
         stored_bytes: checkpoint.stored_bytes(),
         example: EXAMPLE,
         visual_tokens: cut.map(|cut| processor.visual_tokens(cut)).map_err(|e| e.to_string()),
         context: config.text.max_position_embeddings as u64,
         token_budget: tokens,
-        held_as: format!("{kind:?}").to_lowercase(),
+        held_as: device::name(kind),
         serving: Serving::of(config, tokens, number),
         training: Training::of(config, tokens, number),
         device: settings.device.clone(),

@@ -99,7 +99,7 @@ impl ChatTemplate {
         let holds = |probe: &&str| {
             self.rendered(probe, images).is_ok_and(|text| text == [before, probe, after].concat())
         };
-        PROBES.iter().all(|probe| holds(probe)).then(|| (before.to_owned(), after.to_owned()))
+        PROBES.iter().all(holds).then(|| (before.to_owned(), after.to_owned()))
     }
 
     fn rendered(&self, question: &str, images: usize) -> Result<String, ModelError> {

@@ -15,6 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
 use super::layout::{Params, is_visual};
+use super::product::product;
 
 /// Which weights a fork trains.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -224,7 +225,7 @@ struct Lora {
 impl Linear {
     /// `[.., in] -> [.., out]`: `x W^T + bias`, plus `alpha / rank * dropout(x) A^T B^T`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let y = x.linear(&self.weight, self.bias.as_ref());
+        let y = product(x, &self.weight, self.bias.as_ref());
         let Some(lora) = &self.lora else { return y };
         // Adapters beside halves are float32, as they are trained.
         let mut x = x.to_kind(lora.a.kind());

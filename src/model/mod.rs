@@ -29,7 +29,9 @@ mod norm;
 mod nucleus;
 mod peft;
 mod processor;
+mod product;
 mod resize;
+mod skinny;
 mod stops;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,8 @@ use super::weights::{self, Weights};
 use super::{Generation, KvCache, LoraConfig, ModelError, Sampling, Trainable, Vlm, generate, greedy};
 
 const CPU: Device = Device::Cpu;
+/// Weights that want gradients are multiplied in another order of sums than those that do not.
+const ROUNDING: f64 = 1e-6;
 
 fn model() -> Vlm {
     Vlm::random(tiny(true), 1, CPU, Kind::Float)
@@ -56,7 +58,7 @@ fn a_fresh_fork_answers_as_its_base_whatever_it_trains() {
     let base = model();
     for trainable in [Trainable::Full, Trainable::FullText, lora()] {
         let fork = base.fork(&trainable, 1).expect("forks");
-        assert_eq!(distance(&logits(&fork), &logits(&base)), 0.0, "{trainable:?}");
+        assert!(distance(&logits(&fork), &logits(&base)) < ROUNDING, "{trainable:?}");
     }
 }
 
@@ -109,14 +111,13 @@ fn a_snapshot_brings_back_the_fork_on_its_base() {
         step(&fork);
         let bytes = fork.snapshot().expect("a snapshot");
         let back = base.restore(&bytes).expect("restores");
-        assert_eq!(logits(&back), logits(&fork).detach(), "{trainable:?}");
+        assert!(distance(&logits(&back), &logits(&fork)) < ROUNDING, "{trainable:?}");
         assert_eq!(back.trained(), &trainable);
         assert!(back.trainable().iter().all(|(_, t)| !t.requires_grad()));
         let resumed = base.resume(&bytes).expect("resumes");
         step(&resumed);
-        assert_eq!(
-            logits(&back),
-            logits(&fork).detach(),
+        assert!(
+            distance(&logits(&back), &logits(&fork)) < ROUNDING,
             "a resumed copy shares nothing with the restored one"
         );
     }

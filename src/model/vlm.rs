@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 use super::inputs::{self, Inputs};
 use super::layout::{HEAD, Params, fresh, is_visual};
 use super::lora::{Adapter, Parts, Trainable, misfit};
+use super::product::product;
 use super::text::{Decoder, Kept, Step, left_pad, right_pad};
 use super::vision::{Eyes, Visual};
 use super::{Config, KvCache, ModelError, Pixels, Processor, folder, weights};
@@ -246,7 +247,7 @@ impl Vlm {
 
     /// Hidden states `[.., D]` -> logits `[.., V]`.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        hidden.linear::<Tensor>(&self.head, None)
+        product(hidden, &self.head, None)
     }
 
     /// A model to be trained: trainable tensors are copies that require gradients, all others are shared.

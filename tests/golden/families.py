@@ -4,6 +4,7 @@
     python tests/golden/families.py                  # every checkpoint, its references and its adapter
     python tests/golden/families.py qwen3-tiny       # only these
     python tests/golden/families.py --check          # what is there, against transformers
+    python tests/golden/families.py qwen3-tiny --adapter DIR   # a folder written by `active-vlm export`, against PEFT
 
 The checkpoints are random (fixed seeds) and small, in the layouts in which such models are published; weights are far
 from their initialisation so that a swapped tensor shows. Sizes are odd on purpose: windows that images cut, sides that
@@ -636,12 +637,26 @@ def check_adapter(name, model, inputs, tensors):
     print(f"  adapter: {len(names)} tensors, loss {tensors['lora.loss'].item():.3f}, logits moved by {moved:.2f}")
 
 
+def check_written(name, folder):
+    """An adapter written elsewhere from `<name>.lora/`, loaded by PEFT: the same logits."""
+    model = load(name)
+    adapted = PeftModel.from_pretrained(model, folder).eval()
+    with torch.no_grad():
+        logits = adapted(**case_inputs(name, model, 0)).logits[0]
+    close(logits, load_file(HERE / f"{name}.safetensors")["lora.logits"], "logits with the written adapter")
+    print(f"{name}: PEFT reads {folder}")
+
+
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("names", nargs="*", help="checkpoints to make; without them all and smolvlm-tiny's adapter")
     arguments.add_argument("--check", action="store_true", help="make nothing")
+    arguments.add_argument("--adapter", type=Path, help="only check this adapter of the one checkpoint named")
     given = arguments.parse_args()
     torch.set_num_threads(1)
+    if given.adapter:
+        check_written(given.names[0], given.adapter)
+        raise SystemExit
     for chosen in given.names or [*CHECKPOINTS, "smolvlm-tiny"]:
         if not given.check and chosen == "smolvlm-tiny":
             smolvlm_reference()

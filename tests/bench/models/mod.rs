@@ -42,20 +42,26 @@ struct Duel<'a> {
 impl Duel<'_> {
     /// Ours, then the peer's.
     fn fight(&self) -> anyhow::Result<(Measured, Measured)> {
-        let folder = self.shape.folder()?;
-        let inputs = self.shape.inputs(self.batch)?;
-        let arguments = [
-            vec![self.work.to_owned(), "--model".into(), folder.display().to_string()],
-            vec!["--inputs".into(), inputs.display().to_string(), "--threads".into(), THREADS.to_string()],
-            vec!["--repeats".into(), self.repeats.to_string()],
-            self.more.iter().map(ToString::to_string).collect(),
-        ]
-        .concat();
-        let own = measured(Command::new(std::env::current_exe()?).arg("child").args(&arguments))?;
-        Ok((own, peer(&arguments)?))
+        Ok((self.alone()?, peer(&self.arguments()?)?))
+    }
+
+    /// Ours only.
+    fn alone(&self) -> anyhow::Result<Measured> {
+        measured(Command::new(std::env::current_exe()?).arg("child").args(self.arguments()?))
+    }
+
+    fn arguments(&self) -> anyhow::Result<Vec<String>> {
+        let (folder, inputs) = (self.shape.folder()?, self.shape.inputs(self.batch)?);
+        let own =
+            [self.work, "--model", &folder.display().to_string(), "--inputs", &inputs.display().to_string()]
+                .map(str::to_owned);
+        let numbers =
+            ["--threads".to_owned(), THREADS.to_string(), "--repeats".into(), self.repeats.to_string()];
+        Ok(own.into_iter().chain(numbers).chain(self.more.iter().map(ToString::to_string)).collect())
     }
 }
 
+/// What a user would run instead.
 fn peer(arguments: &[String]) -> anyhow::Result<Measured> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = std::env::var_os("BENCH_PYTHON").map_or(root.join(".venv-bench/bin/python"), Into::into);
@@ -89,12 +95,12 @@ pub fn run(report: &mut Report, work: &str) -> anyhow::Result<()> {
             against(report, "prefill.toy", "images/s", rate(1.0, &own), rate(1.0, &peer), 3.0);
         }
         "generate" => {
-            let (own, peer) = duel("generate", Shape::M256, 8, 3, &["--new-tokens", "64"])?;
+            let (own, peer) = duel("generate", Shape::M256Small, 8, 3, &["--new-tokens", "64"])?;
             against(report, "generate", "tokens/s", rate(512.0, &own), rate(512.0, &peer), 1.5);
             // Steps after the prefill, which is measured apart, against reading the weights once for each.
-            let (one, _) = Duel {
+            let one = Duel {
                 work: "generate",
-                shape: Shape::M256,
+                shape: Shape::M256Small,
                 batch: 8,
                 repeats: 3,
                 more: &["--new-tokens", "1"],
@@ -138,20 +144,6 @@ pub fn run(report: &mut Report, work: &str) -> anyhow::Result<()> {
         other => anyhow::bail!("no work is called {other}"),
     }
     Ok(())
-}
-
-impl Duel<'_> {
-    /// Ours only.
-    fn alone(&self) -> anyhow::Result<(Measured, ())> {
-        let folder = self.shape.folder()?;
-        let inputs = self.shape.inputs(self.batch)?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("child").arg(self.work).arg("--model").arg(folder).arg("--inputs").arg(inputs);
-        command
-            .args(["--threads", &THREADS.to_string(), "--repeats", &self.repeats.to_string()])
-            .args(self.more);
-        Ok((measured(&mut command)?, ()))
-    }
 }
 
 fn against(report: &mut Report, name: &str, unit: &str, own: f64, peer: f64, target: f64) {

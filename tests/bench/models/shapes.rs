@@ -13,8 +13,10 @@ const TEXT: usize = 40;
 pub enum Shape {
     /// `models/toy-base`.
     Toy,
-    /// SmolVLM-256M's.
+    /// SmolVLM-256M's, one tile of 512 x 512 an image.
     M256,
+    /// The same weights; images of 128 x 128, so that decoding and not the tower is measured.
+    M256Small,
     /// SmolVLM's own, 2.2 billion parameters, in bfloat16 as published.
     B2,
 }
@@ -27,7 +29,7 @@ impl Shape {
     fn name(self) -> &'static str {
         match self {
             Self::Toy => "toy",
-            Self::M256 => "shape-256m",
+            Self::M256 | Self::M256Small => "shape-256m",
             Self::B2 => "shape-2.2b",
         }
     }
@@ -37,7 +39,7 @@ impl Shape {
         let image_token = image_token.ok().flatten().unwrap_or(4);
         match self {
             Self::Toy => serde_json::Value::Null,
-            Self::M256 => serde_json::json!({
+            Self::M256 | Self::M256Small => serde_json::json!({
                 "model_type": "smolvlm", "architectures": ["SmolVLMForConditionalGeneration"], "scale_factor": 4,
                 "image_token_id": image_token, "tie_word_embeddings": true, "pad_token_id": 0,
                 "vision_config": {"model_type": "smolvlm_vision", "hidden_size": 768, "intermediate_size": 3072,
@@ -106,8 +108,8 @@ impl Shape {
         let checkpoint = Checkpoint::open(&self.folder()?)?;
         let config = &checkpoint.config;
         let vision = config.siglip().ok_or_else(|| anyhow::anyhow!("no tiles"))?;
-        let side = vision.image_size as usize;
-        let visual = (vision.patches_per_side() / config.scale_factor).pow(2) as usize;
+        let side = if self == Self::M256Small { 128 } else { vision.image_size as usize };
+        let visual = (side / vision.patch_size as usize / config.scale_factor as usize).pow(2);
         let word = |at: usize| 300 + (at * 7 % 40) as i64;
         let row: Vec<i64> =
             (0..4).map(word).chain(vec![config.image_token_id; visual]).chain((4..TEXT).map(word)).collect();
@@ -124,7 +126,7 @@ impl Shape {
             ("attention_mask", TensorView::new(Dtype::I64, text, &mask)?),
             ("pixel_values", TensorView::new(Dtype::F32, vec![batch, 1, 3, side, side], &pixels)?),
         ];
-        let path = root("target/bench").join(format!("{}-{batch}.safetensors", self.name()));
+        let path = root("target/bench").join(format!("{}-{side}px-{batch}.safetensors", self.name()));
         std::fs::create_dir_all(root("target/bench"))?;
         serialize_to_file(views, None, &path)?;
         Ok(path)
