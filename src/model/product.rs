@@ -40,12 +40,23 @@ pub(super) fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Ten
 /// Whether a product is of few rows, and of tensors that are read and nothing more.
 fn is_skinny(x: &Tensor, weight: &Tensor, rows: i64) -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    let plain = |t: &Tensor| t.device() == Device::Cpu && t.kind() == Kind::Float && !t.requires_grad();
+    let plain = |t: &Tensor| t.device() == Device::Cpu && t.kind() == Kind::Float;
     (1..=MOST_ROWS as i64).contains(&rows)
         && plain(x)
         && plain(weight)
         && weight.is_contiguous()
+        && !((x.requires_grad() || weight.requires_grad()) && gradients_are_kept())
         && *AVAILABLE.get_or_init(skinny::is_available)
+}
+
+/// Whether this thread builds graphs.
+fn gradients_are_kept() -> bool {
+    // SAFETY: both calls only read and write a flag of this thread; the library has no call that only reads it.
+    unsafe {
+        let kept = torch_sys::at_grad_set_enabled(0);
+        torch_sys::at_grad_set_enabled(kept);
+        kept != 0
+    }
 }
 
 #[cfg(test)]
