@@ -257,6 +257,7 @@ pub fn engine_config(settings: &Settings) -> EngineConfig {
         device: engine.device.clone(),
         dtype: engine.dtype.clone(),
         gradient_checkpointing: engine.gradient_checkpointing,
+        lora_targets: engine.lora_targets.clone(),
         threads: engine.threads,
         queue: engine.queue,
         token_budget: engine.token_budget,

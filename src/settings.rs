@@ -140,6 +140,8 @@ pub struct Engine {
     pub dtype: String,
     /// Whether training computes layers twice instead of keeping them.
     pub gradient_checkpointing: bool,
+    /// Linear layers of the decoder that adapters are put beside, by the end of their names.
+    pub lora_targets: Vec<String>,
     /// Threads of libtorch; 0 for as many as there are cores.
     pub threads: usize,
     /// Commands that may wait.

@@ -19,8 +19,8 @@ const BASE: &str = "active_vlm.base";
 const PARAM: &str = "param.";
 const OPTIM: &str = "optim.";
 
-/// What a training moves, in the model's words.
-pub(super) fn trainable(spec: Trainable) -> model::Trainable {
+/// What a training moves, in the model's words; adapters go beside `targets`.
+pub(super) fn trainable(spec: Trainable, targets: &[String]) -> model::Trainable {
     match spec {
         Trainable::Full => model::Trainable::Full,
         Trainable::FullText => model::Trainable::FullText,
@@ -28,7 +28,8 @@ pub(super) fn trainable(spec: Trainable) -> model::Trainable {
             rank: i64::from(rank),
             alpha,
             dropout,
-            ..LoraConfig::default()
+            targets: targets.to_vec(),
+            vision: false,
         }),
     }
 }

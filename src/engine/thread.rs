@@ -52,6 +52,7 @@ pub(super) struct Machine {
     cache: VisionCache,
     budget: usize,
     checkpointing: bool,
+    lora_targets: Vec<String>,
     most_resident: usize,
     clock: u64,
     promoted: watch::Sender<Option<ModelRef>>,
@@ -74,6 +75,7 @@ impl Machine {
         let checkpoint = Checkpoint::open(&config.model_dir).map_err(|e| refuse(e.to_string()))?;
         let kind = device::kind(&config.dtype, device, checkpoint.stored_kind())?;
         let base = checkpoint.build(device, kind).map_err(|e| refuse(e.to_string()))?;
+        base.check_targets(&config.lora_targets).map_err(|e| refuse(e.to_string()))?;
         let limits = ImageLimits { max_bytes: config.image_max_bytes, max_pixels: config.image_max_pixels };
         let preparer = Preparer::new(&checkpoint.config, &checkpoint.processor, limits)
             .map_err(|e| refuse(e.to_string()))?;
@@ -98,6 +100,7 @@ impl Machine {
             cache: VisionCache::new(config.vision_cache_bytes),
             budget: config.token_budget.max(1),
             checkpointing: config.gradient_checkpointing,
+            lora_targets: config.lora_targets.clone(),
             most_resident: config.resident_versions.max(1),
             clock: 0,
             promoted,
@@ -183,7 +186,7 @@ impl Machine {
             let text = "a training needs at least one step and a learning rate above 0";
             return Err(EngineError::Invalid(text.to_owned()));
         }
-        let wanted = fork::trainable(spec.trainable);
+        let wanted = fork::trainable(spec.trainable, &self.lora_targets);
         if self.base.kind() != Kind::Float && !matches!(wanted, crate::model::Trainable::Lora(_)) {
             let text = "weights held as halves are too coarse to be trained themselves: train adapters (mode LORA), or set engine.dtype to float32";
             return Err(EngineError::Invalid(text.to_owned()));

@@ -45,6 +45,8 @@ pub struct EngineConfig {
     pub dtype: String,
     /// Whether training computes layers twice instead of keeping them: less memory, more time, the same numbers.
     pub gradient_checkpointing: bool,
+    /// Linear layers of the decoder that adapters are put beside, by the end of their names.
+    pub lora_targets: Vec<String>,
     /// Threads of the tensor library; 0 leaves its own choice.
     pub threads: usize,
     /// Commands that may wait per lane before `Overloaded` is answered.
@@ -68,6 +70,7 @@ impl Default for EngineConfig {
             device: "cpu".to_owned(),
             dtype: "auto".to_owned(),
             gradient_checkpointing: false,
+            lora_targets: crate::model::LoraConfig::default().targets,
             threads: 0,
             queue: 64,
             token_budget: 8192,

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::inputs::{self, Inputs};
 use super::layout::{HEAD, Params, fresh, is_visual};
-use super::lora::{Adapter, Parts, Trainable, misfit};
+use super::lora::{Adapter, LoraConfig, Parts, Trainable, misfit};
 use super::product::product;
 use super::text::{Decoder, Kept, Step, left_pad, right_pad};
 use super::vision::{Eyes, Visual};
@@ -355,6 +355,12 @@ impl Vlm {
             Some(_) => Err(ModelError::adapter("the model has an adapter already", "use its base model")),
             None => Ok(self.params.iter().map(|(name, tensor)| (name.clone(), tensor.detach())).collect()),
         }
+    }
+
+    /// Errors where adapters beside `targets` (ends of the names of the decoder's linear layers) could not be made.
+    pub fn check_targets(&self, targets: &[String]) -> Result<(), ModelError> {
+        let config = LoraConfig { targets: targets.to_vec(), ..LoraConfig::default() };
+        config.modules(&self.params).map(|_| ())
     }
 
     /// Turns the adapters' dropout on (training) or off (everything else; the state of a new model).

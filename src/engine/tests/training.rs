@@ -189,3 +189,22 @@ async fn a_step_without_memory_for_its_batch_is_taken_in_smaller_passes() {
     assert_eq!(engine.train_step(other, batch()).await.unwrap().step, 2, "the fork is whole");
     assert_eq!(engine.health().panics, 0);
 }
+
+#[tokio::test]
+async fn adapters_go_beside_the_layers_of_the_settings_and_others_are_refused_at_the_start() {
+    let folder = model_folder();
+    let targets = |names: &[&str]| EngineConfig {
+        lora_targets: names.iter().map(ToString::to_string).collect(),
+        ..config(folder.path())
+    };
+    let mut sizes = Vec::new();
+    for names in [&["q_proj", "v_proj"][..], &["q_proj", "v_proj", "down_proj"]] {
+        let engine = Engine::start(targets(names)).await.unwrap();
+        let (fork, _) = engine.begin_training(spec(LORA)).await.unwrap();
+        sizes.push(engine.snapshot(fork).await.unwrap().len());
+        engine.train_step(fork, batch()).await.unwrap();
+    }
+    assert!(sizes[0] < sizes[1], "{sizes:?}");
+    let error = Engine::start(targets(&["q_proj", "qkv"])).await.unwrap_err();
+    assert!(error.to_string().contains("'qkv' names no linear layer"), "{error}");
+}
