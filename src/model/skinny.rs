@@ -215,7 +215,12 @@ mod tests {
 
     #[test]
     fn every_number_of_rows_and_every_rest_is_the_plain_sum() {
-        assert!(is_available(), "the machines that build this have AVX2 and a GNU runtime");
+        if !is_available() {
+            // Another processor or runtime: `product` then takes the library's way, and there is nothing to run here.
+            #[cfg(target_arch = "x86_64")]
+            assert!(!is_x86_feature_detected!("avx2") || team::start().is_none());
+            return;
+        }
         let number = |at: usize| ((at * 37 % 101) as f32 - 50.0) / 50.0;
         for (rows, k, n) in [(1, 16, 1), (2, 40, 3), (3, 7, 65), (7, 33, 130), (8, 64, 129), (16, 100, 200)] {
             let x: Vec<f32> = (0..rows * k).map(number).collect();
