@@ -42,7 +42,10 @@ pub struct Args {
 /// # Errors
 /// When the picture or the model cannot be read, or the question cannot be asked.
 pub async fn run(mut config: EngineConfig, args: Args) -> anyhow::Result<()> {
-    let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let read = |path: &PathBuf| {
+        std::fs::read(path)
+            .with_context(|| format!("reading {}: give the path of a PNG, JPEG or WebP", path.display()))
+    };
     let images: Vec<bytes::Bytes> =
         args.images.iter().map(|path| read(path).map(Into::into)).collect::<anyhow::Result<_>>()?;
     if let Some(dir) = args.model {
