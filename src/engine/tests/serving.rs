@@ -122,7 +122,8 @@ async fn a_fork_is_evaluated_as_the_version_it_becomes() {
     let again = engine.evaluate(Target::Version(Some(trained)), items).await.unwrap();
     let outcomes: Vec<EvalOutcome> = outcomes.into_iter().map(Result::unwrap).collect();
     for (fork, version) in outcomes.iter().zip(again.into_iter().map(Result::unwrap)) {
-        // Sums may be taken in another order for weights that want gradients.
+        // A version keeps the tokens of pictures it has seen, a fork sees them again in a pass of another size: its
+        // products may sum in another order.
         assert!((fork.p_correct - version.p_correct).abs() < 1e-5, "{fork:?}, {version:?}");
         assert_eq!((&fork.answer, fork.correct), (&version.answer, version.correct));
     }
