@@ -212,6 +212,9 @@ impl ToyText {
             }
             tokens.extend(encoding.get_ids().iter().map(|id| i64::from(*id)));
             let (lead, answer) = turn.reply();
+            if lead.is_empty() {
+                continue;
+            }
             let start = tokens.len();
             tokens.extend(self.ids(&lead));
             let told = tokens.len();
