@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng, seq::IndexedRandom, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::digits::{Digit, Split};
+use super::printed::numerals;
 use super::question::{Family, Grid, grid_for, pose};
 use super::render::{Canvas, LATTICE, Pose};
 use super::sample::{Place, Posed, Sample, Scene};
@@ -16,7 +17,7 @@ use super::sample::{Place, Posed, Sample, Scene};
 /// Makes samples of one split.
 #[derive(Debug, Clone)]
 pub struct DigitBoards {
-    digits: Vec<Vec<&'static Digit>>,
+    digits: Vec<Vec<Digit>>,
     split: Split,
     seed: u64,
     wild: f32,
@@ -37,7 +38,13 @@ impl DigitBoards {
     /// Boards made of the digits of `split`.
     pub fn new(split: Split, seed: u64) -> Self {
         let wild = if split == Split::Pretraining { 2.0 } else { 1.0 };
-        Self { digits: split.digits(), split, seed, wild }
+        let owned = |images: Vec<&Digit>| images.into_iter().cloned().collect();
+        Self { digits: split.digits().into_iter().map(owned).collect(), split, seed, wild }
+    }
+
+    /// Boards of printed numerals, for the pretraining.
+    pub fn printed(seed: u64) -> Self {
+        Self { digits: numerals(), ..Self::new(Split::Pretraining, seed) }
     }
 
     /// A pool: families and board sizes long-tailed, in random order.

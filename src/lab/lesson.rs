@@ -1,5 +1,5 @@
-//! What the base is taught before it meets a label: captions, existence, easy reading, lists, plain sums in
-//! text, and all questions on procedural boards.
+//! What the base is taught before it meets a label: captions, existence, easy reading and lists of handwriting,
+//! plain sums in text, and all questions on procedural boards and on small boards of printed numerals.
 //!
 //! Invariant: counting, comparing, summing and parity of handwritten digits never occur here; they are what
 //! labels teach. Digits come from the pretraining split only. Deliberately absent: tokens and tensors.
@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::boards::{Attribute, Board, BoardFamily};
 use super::digit_boards::DigitBoards;
+use super::digits::Split;
 use super::mention::{Mention, mentions};
 use super::question::{Family, Grid, one_of, pose};
 use super::sample::{Place, Posed, Scene, sentence};
@@ -16,9 +17,37 @@ use super::sample::{Place, Posed, Scene, sentence};
 /// Questions about one picture: the picture is dear, another question about it cheap.
 const TURNS: usize = 4;
 
+/// Columns and rows of a board of printed numerals at most: larger boards are for labels to teach.
+const PRINTED: usize = 3;
+
+/// What the pictures of lessons are made of.
+#[derive(Debug, Clone)]
+pub struct Worlds {
+    handwritten: DigitBoards,
+    printed: DigitBoards,
+}
+
+impl Worlds {
+    /// The worlds of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self { handwritten: DigitBoards::new(Split::Pretraining, seed), printed: DigitBoards::printed(seed) }
+    }
+}
+
+/// What a picture shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum World {
+    Shapes,
+    Handwriting,
+    Print,
+}
+
 /// A picture and what is asked about it.
 #[derive(Debug, Clone)]
 pub struct Lesson {
+    /// What the picture shows.
+    pub world: World,
     /// The picture with a caption per cell.
     pub scene: Scene,
     /// Questions and replies in order.
@@ -32,7 +61,7 @@ pub struct Turn {
     pub question: String,
     /// The steps to the answer; empty for a direct reply.
     pub reasoning: Vec<String>,
-    /// The answer; empty where the steps are all there is to say.
+    /// The answer; empty where the steps are all there is to say, or where there is no reply.
     pub answer: String,
     /// What the question's words refer to.
     pub mentions: Vec<Mention>,
@@ -57,28 +86,63 @@ impl Turn {
 }
 
 /// Draws the next lesson: four questions about one picture of at most `largest` rows and columns.
-pub fn lesson(digits: &DigitBoards, largest: usize, rng: &mut ChaCha8Rng) -> Lesson {
-    if rng.random_bool(0.4) {
-        let board = Board::random(largest, rng);
-        let mut turns = Vec::new();
-        for _ in 0..TURNS {
-            let captions = &board.scene.captions;
-            let posed = match board_family(rng) {
-                Some(family) => board.pose(family, rng),
-                None => several(board.rows, board.columns, captions, Attribute::any(rng), rng),
-            };
-            turns.push(Turn::new(posed, captions, rng));
-        }
-        return Lesson { scene: board.scene, turns };
+pub fn lesson(worlds: &Worlds, largest: usize, rng: &mut ChaCha8Rng) -> Lesson {
+    match rng.random_range(0..20) {
+        0..6 => shapes(largest, rng),
+        6..12 => printed(&worlds.printed, largest.min(PRINTED), rng),
+        _ => handwritten(&worlds.handwritten, largest, rng),
     }
+}
+
+fn shapes(largest: usize, rng: &mut ChaCha8Rng) -> Lesson {
+    let board = Board::random(largest, rng);
+    let captions = &board.scene.captions;
+    let mut turns = Vec::new();
+    for _ in 0..TURNS {
+        let posed = match board_family(rng) {
+            Some(family) => board.pose(family, rng),
+            None => several(board.rows, board.columns, captions, Attribute::any(rng), rng),
+        };
+        turns.push(Turn::new(posed, captions, rng));
+    }
+    Lesson { world: World::Shapes, scene: board.scene, turns }
+}
+
+fn printed(boards: &DigitBoards, largest: usize, rng: &mut ChaCha8Rng) -> Lesson {
+    let any = |rng: &mut ChaCha8Rng| Family::ALL[rng.random_range(0..Family::ALL.len())];
     let (rows, columns) = (rng.random_range(2..=largest), rng.random_range(2..=largest));
-    let (scene, grid, first) = digits.board(Family::Exist, rows, columns, rng);
+    let family = any(rng);
+    let (scene, grid, first) = boards.board(family, rows, columns, rng);
+    let mut turns = vec![printed_turn(family, first, &scene.captions, rng)];
+    while turns.len() < TURNS {
+        let family = any(rng);
+        // Of what is on the board, mostly: of a digit picked blindly there is none, or one.
+        let target = rng.random_bool(0.7).then(|| grid.values[rng.random_range(0..grid.values.len())]);
+        let posed = pose(family, &grid, target, rng);
+        turns.push(printed_turn(family, posed, &scene.captions, rng));
+    }
+    turns.shuffle(rng);
+    Lesson { world: World::Print, scene, turns }
+}
+
+/// Parity and comparisons are asked, so that their places become known, and left without a reply.
+fn printed_turn(family: Family, posed: Posed, captions: &[String], rng: &mut ChaCha8Rng) -> Turn {
+    let turn = Turn::new(posed, captions, rng);
+    match family {
+        Family::Parity | Family::Compare => Turn { reasoning: Vec::new(), answer: String::new(), ..turn },
+        _ => turn,
+    }
+}
+
+fn handwritten(boards: &DigitBoards, largest: usize, rng: &mut ChaCha8Rng) -> Lesson {
+    let (rows, columns) = (rng.random_range(2..=largest), rng.random_range(2..=largest));
+    let (scene, grid, first) = boards.board(Family::Exist, rows, columns, rng);
     let mut turns = vec![Turn::new(first, &scene.captions, rng)];
     while turns.len() < TURNS {
         turns.push(digit_turn(&grid, &scene.captions, rng));
     }
     turns.shuffle(rng);
-    Lesson { scene, turns }
+    Lesson { world: World::Handwriting, scene, turns }
 }
 
 /// One more question about a board of digits.
@@ -156,10 +220,19 @@ fn list(grid: &Grid, rng: &mut ChaCha8Rng) -> Posed {
     }
 }
 
-/// Asks for a sum or the order of two numbers named in the text, the picture being beside the point.
+/// Asks for the parity of a number, a sum or the order of two, named in the text, the picture being beside the point.
 fn arithmetic(rng: &mut ChaCha8Rng) -> Posed {
     let (a, b) = (rng.random_range(0..=18), rng.random_range(0..=9));
-    if rng.random_bool(0.7) {
+    if rng.random_bool(0.2) {
+        let answer = if b % 2 == 0 { "even" } else { "odd" };
+        return Posed {
+            question: one_of(rng, [format!("Is {b} even or odd?"), format!("Even or odd: {b}?")]),
+            answer: answer.into(),
+            reasoning: vec![format!("{b} is {answer}.")],
+            ..nothing()
+        };
+    }
+    if rng.random_bool(0.6) {
         let question = one_of(rng, [format!("What is {a} + {b}?"), format!("Add {a} and {b}.")]);
         let total = a + b;
         return Posed {
@@ -200,21 +273,28 @@ fn nothing() -> Posed {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::lab::digits::Split;
     use crate::lab::render::LATTICE;
     use rand::SeedableRng;
 
     #[test]
-    fn digit_lessons_never_count_compare_sum_or_ask_parity() {
-        let digits = DigitBoards::new(Split::Pretraining, 1);
+    fn lessons_on_handwriting_never_count_compare_sum_or_ask_parity() {
+        let worlds = Worlds::new(1);
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        for _ in 0..500 {
-            let lesson = lesson(&digits, LATTICE, &mut rng);
-            if lesson.scene.captions.iter().any(|caption| caption.parse::<u8>().is_ok()) {
-                for taboo in ["How many", "How often", "Count", "sum", "even", "odd", "larger than row"] {
-                    assert!(lesson.turns.iter().all(|turn| !turn.question.contains(taboo)), "{lesson:?}");
-                }
+        let lessons: Vec<Lesson> = (0..500).map(|_| lesson(&worlds, LATTICE, &mut rng)).collect();
+        let in_world = |world| lessons.iter().filter(move |lesson| lesson.world == world);
+        for world in [World::Shapes, World::Handwriting, World::Print] {
+            assert!(in_world(world).count() > 100);
+        }
+        for lesson in in_world(World::Handwriting) {
+            for taboo in ["How many", "How often", "Count", "sum", "larger than row"] {
+                assert!(lesson.turns.iter().all(|turn| !turn.question.contains(taboo)), "{lesson:?}");
             }
+        }
+        for turn in lessons.iter().filter(|l| l.world != World::Shapes).flat_map(|lesson| &lesson.turns) {
+            let of_a_place =
+                turn.question.contains("row") && !turn.reasoning.iter().any(|step| step.starts_with("Row"));
+            let judged = ["even", "larger"].iter().any(|word| turn.question.contains(word));
+            assert!(!(of_a_place && judged) || turn.answer.is_empty(), "{turn:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod lesson;
 pub mod mention;
 pub mod oracle;
 pub mod pretrain;
+pub mod printed;
 pub mod probe;
 pub mod question;
 pub mod render;

@@ -15,7 +15,7 @@ use tokenizers::{Encoding, Tokenizer};
 
 use super::digit_boards::DigitBoards;
 use super::digits::Split;
-use super::lesson::{Turn, lesson};
+use super::lesson::{Turn, Worlds, lesson};
 use super::render::LATTICE;
 use super::sample::Sample;
 use super::tokenizer as toy;
@@ -93,9 +93,9 @@ pub fn run(args: &PretrainArgs) -> Result<(), LabError> {
     let (from, to, batch, seed) = (trainer.steps(), args.steps, args.batch, args.seed);
     let lessons = text.clone();
     let composer = std::thread::spawn(move || {
-        let digits = DigitBoards::new(Split::Pretraining, seed);
+        let worlds = Worlds::new(seed);
         for step in from..to {
-            if send.send(lessons.batch(&digits, seed, step, batch)).is_err() {
+            if send.send(lessons.batch(&worlds, seed, step, batch)).is_err() {
                 return;
             }
         }
@@ -212,6 +212,9 @@ impl ToyText {
             }
             tokens.extend(encoding.get_ids().iter().map(|id| i64::from(*id)));
             let (lead, answer) = turn.reply();
+            if lead.is_empty() {
+                continue;
+            }
             let start = tokens.len();
             tokens.extend(self.ids(&lead));
             let told = tokens.len();
@@ -228,11 +231,11 @@ impl ToyText {
         Example { pixels: normalised(canvas), tokens, learn, captions, grounded }
     }
 
-    fn batch(&self, digits: &DigitBoards, seed: u64, step: usize, size: usize) -> Vec<Example> {
+    fn batch(&self, worlds: &Worlds, seed: u64, step: usize, size: usize) -> Vec<Example> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(1000 + step as u64);
         let one = |_| {
-            let lesson = lesson(digits, largest_board(step), &mut rng);
+            let lesson = lesson(worlds, largest_board(step), &mut rng);
             self.talk(lesson.scene.canvas.pixels(), &lesson.scene.captions, &lesson.turns)
         };
         (0..size).map(one).collect()
@@ -382,8 +385,8 @@ mod tests {
     #[test]
     fn a_step_sees_the_same_lessons_every_time() {
         let text = ToyText::new(toy::train(0).unwrap());
-        let digits = DigitBoards::new(Split::Pretraining, 0);
-        let tokens = |step| text.batch(&digits, 0, step, 4).into_iter().map(|e| e.tokens).collect::<Vec<_>>();
+        let worlds = Worlds::new(0);
+        let tokens = |step| text.batch(&worlds, 0, step, 4).into_iter().map(|e| e.tokens).collect::<Vec<_>>();
         assert_eq!(tokens(3), tokens(3));
         assert_ne!(tokens(3), tokens(4));
     }

@@ -16,9 +16,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel as Bytes;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::digit_boards::DigitBoards;
-use super::digits::Split;
-use super::lesson::lesson;
+use super::lesson::{Worlds, lesson};
 use super::question::Family;
 use super::render::LATTICE;
 use super::{boards, question};
@@ -70,11 +68,11 @@ pub fn train(seed: u64) -> tokenizers::Result<Tokenizer> {
 
 /// Lines of questions and replies, with the whole words often enough to be merged.
 fn corpus(seed: u64) -> Vec<String> {
-    let digits = DigitBoards::new(Split::Pretraining, seed);
+    let worlds = Worlds::new(seed);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut lines = Vec::new();
     for _ in 0..400 {
-        let lesson = lesson(&digits, LATTICE, &mut rng);
+        let lesson = lesson(&worlds, LATTICE, &mut rng);
         for turn in &lesson.turns {
             let (steps, answer) = turn.reply();
             lines.push(format!("{}{steps}{answer}", turn.question));
