@@ -6,13 +6,26 @@
 //! Invariant: a non-finite score never selects or hides a sample, it is an error that names the sample.
 //! Deliberately absent: tensors, models, IO, clocks and global rngs; whoever calls brings the scores as columns.
 
+pub mod bandit;
+mod chance;
 mod distance;
 mod draw;
 mod entropy;
+pub mod impute;
 mod k_center;
+pub mod learnability;
+pub mod learning_curve;
 mod margin;
+pub mod nested;
+pub mod open_answers;
 mod plan;
 mod random;
+pub mod refit;
+pub mod savings;
+pub mod stage;
+pub mod stopping;
+pub mod temperature;
+pub mod value;
 mod value_k_center;
 
 pub use distance::{Embeddings, euclidean};
