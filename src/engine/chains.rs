@@ -9,15 +9,17 @@ use super::memory;
 use super::prepare::{ANSWER_TOKENS, Preparer, Question, REASONING_TOKENS};
 use super::scoring::{Scored, Scorer, packs};
 use super::sight::see;
-use super::{EngineError, ItemError};
+use super::{EngineError, ItemError, Reasoned};
 use crate::model::{Generated, Generation, generate};
 
 /// A reasoning without the mark that ends it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Chain {
     pub tokens: Vec<i64>,
     /// Whether the mark came by itself.
     pub parsed: bool,
+    /// Sum of the entropies of the distributions that its tokens were taken from, nats.
+    pub entropy: f32,
 }
 
 impl Chain {
@@ -30,7 +32,8 @@ impl Chain {
         if let Some(at) = at {
             tokens.truncate(at);
         }
-        Self { tokens, parsed: at.is_some() }
+        let entropy = generated.entropies.iter().take(tokens.len()).sum();
+        Self { tokens, parsed: at.is_some(), entropy }
     }
 
     /// What stands between the prompt and the answer.
@@ -86,11 +89,11 @@ impl Scorer<'_> {
         Ok(written.into_iter().zip(batch).map(chain).collect())
     }
 
-    /// As [`Scorer::score`], each question after its own greedy reasoning; with the reasoning's tokens.
+    /// As [`Scorer::score`], each question after its own greedy reasoning.
     pub fn score_reasoned(
         &mut self,
         mut questions: Vec<Question>,
-    ) -> Result<Vec<Result<(Scored, Vec<i64>), ItemError>>, EngineError> {
+    ) -> Result<Vec<Result<Scored, ItemError>>, EngineError> {
         let chains = self.reason(&questions.iter().collect::<Vec<_>>())?;
         for (question, chain) in questions.iter_mut().zip(&chains) {
             if let Ok(chain) = chain {
@@ -99,7 +102,13 @@ impl Scorer<'_> {
         }
         let scored = self.score(&questions.iter().collect::<Vec<_>>())?;
         let joined = scored.into_iter().zip(chains);
-        Ok(joined.map(|(scored, chain)| Ok((scored?, chain?.tokens))).collect())
+        let join = |(scored, chain): (Result<Scored, _>, Result<Chain, _>)| {
+            let (mut scored, chain) = (scored?, chain?);
+            scored.score.reasoning = Some(Reasoned { entropy: chain.entropy, parsed: chain.parsed });
+            scored.written += chain.tokens.len();
+            Ok(scored)
+        };
+        Ok(joined.map(join).collect())
     }
 }
 

@@ -172,6 +172,20 @@ impl Engine {
         Ok(ScoreReply { scores, cost })
     }
 
+    /// As [`Engine::score`], each answer after the model's own greedy reasoning, which is told of in `Score::reasoning`.
+    pub async fn score_reasoned(
+        &self,
+        version: Option<ModelRef>,
+        items: Vec<ScoreItem>,
+    ) -> Result<ScoreReply, EngineError> {
+        let work = move |machine: &mut Machine, questions| {
+            machine.score_reasoned(Target::Version(version), questions)
+        };
+        let (scored, cost) = self.in_pieces("score_reasoned", items, ask, work).await?;
+        let scores = scored.into_iter().map(|item| item.map(|scored| scored.score)).collect();
+        Ok(ScoreReply { scores, cost })
+    }
+
     /// Answers one question. The inner error is the item's own fault.
     pub async fn predict(
         &self,

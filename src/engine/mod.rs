@@ -41,6 +41,6 @@ pub use needs::{Serving, Training};
 pub use survey::{Survey, survey};
 pub use types::{
     AttentionMap, Cost, Deep, DeepItem, DeepReply, Depth, EngineConfig, EngineHealth, EngineInfo, EvalItem,
-    EvalOutcome, ForkId, ModelRef, PredictItem, Prediction, Score, ScoreItem, ScoreReply, Source, StepStats,
-    Target, TrainItem, Trainable, TrainingSpec,
+    EvalOutcome, ForkId, ModelRef, PredictItem, Prediction, Reasoned, Score, ScoreItem, ScoreReply, Source,
+    StepStats, Target, TrainItem, Trainable, TrainingSpec,
 };

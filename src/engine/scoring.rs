@@ -127,6 +127,7 @@ impl Scorer<'_> {
                 best: 0,
                 members: Vec::new(),
                 model: 0.0,
+                reasoning: None,
                 embedding,
             };
             let written = answer.tokens.len();
@@ -153,6 +154,7 @@ fn closed(question: &Question, log_probs: &[f32], members: Vec<f32>, embedding: 
         entropy: uncertainty::entropy(&probabilities),
         margin: uncertainty::margin(&probabilities),
         model: uncertainty::model_information(&members, probabilities.len()),
+        reasoning: None,
         probabilities,
         best,
         members,

@@ -163,9 +163,8 @@ impl Machine {
         questions: Vec<Question>,
     ) -> Result<(Vec<Result<Scored, ItemError>>, Cost), EngineError> {
         let mut scorer = self.scorer(target)?;
-        scorer.draws = &[];
         let scored = scorer.score_reasoned(questions)?;
-        Ok((scored.into_iter().map(|item| item.map(|(scored, _)| scored)).collect(), scorer.cost))
+        Ok((scored, scorer.cost))
     }
 
     pub fn look_deeper(

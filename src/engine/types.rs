@@ -161,8 +161,19 @@ pub struct Score {
     /// What the answer would tell of the weights, `H(mean p) - mean H(p)` over the members (BALD, arXiv 1112.5745), nats; 0
     /// in an open space.
     pub model: f32,
+    /// What the reasoning that led to it was like; none where it answered directly.
+    pub reasoning: Option<Reasoned>,
     /// Where the sample lies: `EngineInfo::embedding_dim` numbers of joint norm 1 (method.md, section 2).
     pub embedding: Vec<f32>,
+}
+
+/// A greedy reasoning, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reasoned {
+    /// Sum of the entropies of the distributions that its tokens were taken from, nats: how much was open on the way.
+    pub entropy: f32,
+    /// Whether it came to an answer by itself.
+    pub parsed: bool,
 }
 
 /// What a pass cost.
