@@ -17,6 +17,22 @@ pub enum Strategy {
     KCenter,
     /// Farthest-first among the most uncertain.
     ValueKCenter,
+    /// Highest mutual information of answer and weights (BALD), nats.
+    Bald,
+    /// Highest expected predictive information gain about the rest of the pool (EPIG), nats.
+    Epig,
+    /// Uncertainty coverage: greedy facility location weighted by information value.
+    Coverage,
+    /// Greedy log-determinant of the embeddings' kernel, scaled by value.
+    LogDet,
+    /// k-means++ over hallucinated gradients (BADGE).
+    Badge,
+    /// Gumbel top-k over values.
+    Power,
+    /// The most typical sample of every uncovered cluster.
+    TypiClust,
+    /// Coverage without values: balls of one radius.
+    ProbCover,
 }
 
 /// Which tensors a training moves.

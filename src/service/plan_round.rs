@@ -41,6 +41,7 @@ impl Service {
 /// Chooses among the candidates: the acquisition module over the store's columns.
 fn choose(input: &PlanInput, policy: &Policy, round: &Round) -> Result<NewPlan, SelectError> {
     let columns = input.scores.as_ref();
+    let zeros = vec![0.0; input.candidates.len()];
     let dim = columns.map_or(0, |columns| columns.dim);
     let view = |values| if dim == 0 { Ok(Embeddings::empty()) } else { Embeddings::new(values, dim) };
     let scores = match columns {
@@ -48,6 +49,9 @@ fn choose(input: &PlanInput, policy: &Policy, round: &Round) -> Result<NewPlan, 
         Some(columns) => Some(Scores {
             entropy: &columns.entropy,
             margin: &columns.margin,
+            model: &zeros,
+            value: &columns.entropy,
+            answers: None,
             embeddings: view(&columns.embeddings)?,
         }),
     };
@@ -55,7 +59,8 @@ fn choose(input: &PlanInput, policy: &Policy, round: &Round) -> Result<NewPlan, 
         candidates: input.candidates.len(),
         scores,
         labelled: view(&input.labelled)?,
-        groups: None,
+        images: None,
+        families: None,
     };
     let config = PlanConfig { strategy: round.strategy, ..PlanConfig::from(policy) };
     // More of the same plan is another draw than the beginning was.

@@ -10,6 +10,7 @@ mod report;
 mod scoring;
 mod server;
 mod submit_labels;
+mod terms;
 
 use report::Report;
 
@@ -37,6 +38,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted("scoring") {
         scoring::run(&mut report).await?;
+    }
+    if wanted("terms") {
+        terms::run(&mut report).await?;
     }
     for work in models::WORKS.into_iter().filter(|work| wanted(work)) {
         models::run(&mut report, work)?;
