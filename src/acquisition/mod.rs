@@ -19,7 +19,7 @@ pub use distance::{Embeddings, euclidean};
 pub use entropy::select_by_entropy;
 pub use k_center::{Pick, k_center};
 pub use margin::select_by_margin;
-pub use plan::{MIN_CONTROL_SHARE, Plan, PlanConfig, PlanInput, PlannedItem, Scores, plan};
+pub use plan::{MIN_CONTROL_SHARE, Plan, PlanConfig, PlanInput, PlannedItem, Scores, plan, select};
 pub use random::select_at_random;
 pub use value_k_center::value_k_center;
 
