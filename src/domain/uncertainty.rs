@@ -27,6 +27,25 @@ pub fn margin(probabilities: &[f32]) -> f32 {
     (1.0 - (first - second)).clamp(0.0, 1.0)
 }
 
+/// What the answer would tell of the weights: `H(mean_m p_m) - mean_m H(p_m)` in nats over `members` `[M, classes]`, member
+/// by member (BALD, Houlsby et al. 2011, arXiv 1112.5745). 0 without members; at least 0, at most the logarithm of either
+/// number.
+pub fn model_information(members: &[f32], classes: usize) -> f32 {
+    if classes == 0 || members.is_empty() {
+        return 0.0;
+    }
+    let count = (members.len() / classes) as f64;
+    let mut mean = vec![0f64; classes];
+    let (mut within, plog) = (0.0, |p: f64| if p > 0.0 { -p * p.ln() } else { 0.0 });
+    for member in members.chunks_exact(classes) {
+        for (sum, &p) in mean.iter_mut().zip(member) {
+            *sum += f64::from(p) / count;
+            within += plog(f64::from(p)) / count;
+        }
+    }
+    (mean.into_iter().map(plog).sum::<f64>() - within).max(0.0) as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +57,15 @@ mod tests {
         assert_eq!(entropy(&[0.5, 0.5]), std::f32::consts::LN_2);
         // -(0.7 ln 0.7 + 0.2 ln 0.2 + 0.1 ln 0.1) = 0.249672 + 0.321888 + 0.230259
         assert!((entropy(&[0.7, 0.2, 0.1]) - 0.801_819).abs() < 1e-5);
+    }
+
+    #[test]
+    fn members_that_agree_tell_nothing_of_the_weights_and_sure_ones_that_differ_tell_all() {
+        assert_eq!(model_information(&[0.5, 0.5, 0.5, 0.5], 2), 0.0);
+        assert!((model_information(&[1.0, 0.0, 0.0, 1.0], 2) - std::f32::consts::LN_2).abs() < 1e-6);
+        // H(0.5, 0.5) - (H(0.9, 0.1) + H(0.1, 0.9)) / 2 = 0.693147 - 0.325083
+        assert!((model_information(&[0.9, 0.1, 0.1, 0.9], 2) - 0.368_064).abs() < 1e-5);
+        assert_eq!(model_information(&[], 2), 0.0);
     }
 
     #[test]

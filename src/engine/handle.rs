@@ -4,15 +4,16 @@
 //! queue: a full one is answered at once.
 
 use super::command::Command;
+use super::deep::Wordings;
 use super::evaluate::judge;
 use super::prepare::{Album, Lesson, Preparer, Question};
 use super::queue::{Lane, Queue, Refused};
 use super::scoring::Scored;
 use super::thread::{Gauges, Machine};
 use super::{
-    Cost, EngineConfig, EngineError, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ItemError,
-    ModelRef, PredictItem, Prediction, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem,
-    TrainingSpec,
+    Cost, Deep, DeepItem, DeepReply, EngineConfig, EngineError, EngineHealth, EngineInfo, EvalItem,
+    EvalOutcome, ForkId, ItemError, ModelRef, PredictItem, Prediction, ScoreItem, ScoreReply, Source,
+    StepStats, Target, TrainItem, TrainingSpec,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -198,16 +199,41 @@ impl Engine {
         target: Target,
         items: Vec<EvalItem>,
     ) -> Result<Vec<Result<EvalOutcome, ItemError>>, EngineError> {
-        let (mut asked, mut known) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
-        for EvalItem { images, question, choices, answer, family } in items {
-            known.push((choices.clone(), answer, family));
-            asked.push(ScoreItem { images, question, choices });
-        }
+        let (asked, known) = asked(items);
         let (scored, _) = self.answers("evaluate", target, asked).await?;
-        let outcomes = scored.into_iter().zip(known).map(|(scored, (choices, answer, family))| {
-            scored.map(|s| judge(&s.score, s.log_prob, &choices, &answer, &family))
-        });
-        Ok(outcomes.collect())
+        Ok(judged(scored, known))
+    }
+
+    /// As [`Engine::evaluate`], each answer after the model's own greedy reasoning.
+    pub async fn evaluate_reasoned(
+        &self,
+        target: Target,
+        items: Vec<EvalItem>,
+    ) -> Result<Vec<Result<EvalOutcome, ItemError>>, EngineError> {
+        let (asked, known) = asked(items);
+        let work = move |machine: &mut Machine, questions| machine.score_reasoned(target, questions);
+        let (scored, _) = self.in_pieces("evaluate_reasoned", asked, ask, work).await?;
+        Ok(judged(scored, known))
+    }
+
+    /// Answer distributions under views, wordings and chains, with a version (none: the base).
+    pub async fn look_deeper(
+        &self,
+        version: Option<ModelRef>,
+        items: Vec<DeepItem>,
+        how: Deep,
+    ) -> Result<DeepReply, EngineError> {
+        if how.views == 0 || !how.temperature.is_finite() || how.temperature < 0.0 {
+            let text = "looking deeper needs at least one view and a temperature of at least 0";
+            return Err(EngineError::Invalid(text.to_owned()));
+        }
+        let prepare =
+            |preparer: &Preparer, item: &DeepItem, album: &mut Album| preparer.wordings(item, album);
+        let work = move |machine: &mut Machine, questions: Vec<Wordings>| {
+            machine.look_deeper(Target::Version(version), &questions.iter().collect::<Vec<_>>(), &how)
+        };
+        let (items, cost) = self.in_pieces("look_deeper", items, prepare, work).await?;
+        Ok(DeepReply { items, cost })
     }
 
     /// Forks weights to train; returns the fork and the steps it has behind it (0, or the checkpoint's).
@@ -257,53 +283,82 @@ impl Engine {
         .await
     }
 
-    /// Prepares and scores `items` piece by piece: while the thread scores one piece, the next is decoded.
+    /// Prepares and scores `items` piece by piece.
     async fn answers(
         &self,
         name: &'static str,
         target: Target,
         items: Vec<ScoreItem>,
     ) -> Result<(Vec<Result<Scored, ItemError>>, Cost), EngineError> {
-        let items: Arc<[ScoreItem]> = items.into();
+        let work = move |machine: &mut Machine, questions: Vec<Question>| {
+            machine.score(target, &questions.iter().collect::<Vec<_>>())
+        };
+        self.in_pieces(name, items, ask, work).await
+    }
+
+    /// Prepares `items` and works on them piece by piece: while the thread works on one piece, the next is decoded.
+    async fn in_pieces<I, Q, R, P, W>(
+        &self,
+        name: &'static str,
+        items: Vec<I>,
+        prepare: P,
+        work: W,
+    ) -> Result<(Vec<Result<R, ItemError>>, Cost), EngineError>
+    where
+        I: Send + Sync + 'static,
+        Q: Prepared,
+        R: Send + 'static,
+        P: Fn(&Preparer, &I, &mut Album) -> Result<Q, ItemError> + Copy + Send + 'static,
+        W: Fn(&mut Machine, Vec<Q>) -> Result<(Vec<Result<R, ItemError>>, Cost), EngineError>
+            + Clone
+            + Send
+            + 'static,
+    {
+        let items: Arc<[I]> = items.into();
         let (mut answers, mut cost) = (Vec::with_capacity(items.len()), Cost::default());
-        let mut next = self.prepare(items.clone(), 0);
+        let mut next = self.prepare(items.clone(), 0, prepare);
         loop {
             let piece = joined(next).await?;
             if piece.is_empty() {
                 return Ok((answers, cost));
             }
             let done = answers.len() + piece.len();
-            next = self.prepare(items.clone(), done);
+            next = self.prepare(items.clone(), done, prepare);
             let (questions, errors) = split(piece);
-            let (scored, own) = self
-                .call(Lane::Score, name, None, move |machine| {
-                    machine.score(target, &questions.iter().collect::<Vec<_>>())
-                })
-                .await?;
+            let work = work.clone();
+            let (found, own) =
+                self.call(Lane::Score, name, None, move |machine| work(machine, questions)).await?;
             cost += own;
-            let mut scored = scored.into_iter();
+            let mut found = found.into_iter();
             // As many answers come back as questions went in, so none of the places stays empty.
             answers.extend(
-                errors.into_iter().filter_map(|error| error.map_or_else(|| scored.next(), |e| Some(Err(e)))),
+                errors.into_iter().filter_map(|error| error.map_or_else(|| found.next(), |e| Some(Err(e)))),
             );
         }
     }
 
     /// Decodes a piece of `items` from `from` on, off the async threads; empty at their end.
-    fn prepare(&self, items: Arc<[ScoreItem]>, from: usize) -> JoinHandle<Vec<Result<Question, ItemError>>> {
+    fn prepare<I, Q, P>(
+        &self,
+        items: Arc<[I]>,
+        from: usize,
+        prepare: P,
+    ) -> JoinHandle<Vec<Result<Q, ItemError>>>
+    where
+        I: Send + Sync + 'static,
+        Q: Prepared,
+        P: Fn(&Preparer, &I, &mut Album) -> Result<Q, ItemError> + Send + 'static,
+    {
         let (preparer, most_tokens) = (self.inner.preparer.clone(), self.inner.chunk_tokens);
         spawn_blocking(move || {
             let (mut piece, mut album) = (Vec::new(), Album::new());
             let (mut tokens, mut bytes) = (0, 0);
             for item in items[from..].iter().take(CHUNK_ITEMS) {
-                let question = preparer.question(&item.images, &item.question, &item.choices, &mut album);
+                let question = prepare(&preparer, item, &mut album);
                 if let Ok(question) = &question {
-                    tokens += question.len();
-                    bytes += question
-                        .pictures
-                        .iter()
-                        .map(|p| p.pixels.data.len() * size_of::<f32>())
-                        .sum::<usize>();
+                    let (own_tokens, own_bytes) = question.size();
+                    tokens += own_tokens;
+                    bytes += own_bytes;
                 }
                 piece.push(question);
                 if tokens >= most_tokens || bytes >= CHUNK_BYTES {
@@ -335,8 +390,50 @@ impl Engine {
     }
 }
 
+/// What a piece is made of.
+trait Prepared: Send + 'static {
+    /// Tokens to read and bytes of pixels held.
+    fn size(&self) -> (usize, usize);
+}
+
+impl Prepared for Question {
+    fn size(&self) -> (usize, usize) {
+        let pixels = self.pictures.iter().map(|p| p.pixels.data.len() * size_of::<f32>());
+        (self.len(), pixels.sum())
+    }
+}
+
+impl Prepared for Wordings {
+    fn size(&self) -> (usize, usize) {
+        let tokens = self.0.iter().map(Question::len).sum();
+        // All wordings are about the same pictures.
+        (tokens, self.0.first().map_or(0, |question| question.size().1))
+    }
+}
+
+fn ask(preparer: &Preparer, item: &ScoreItem, album: &mut Album) -> Result<Question, ItemError> {
+    preparer.question(&item.images, &item.question, &item.choices, album)
+}
+
+/// Choices, right answer and family of a question that was asked.
+type Known = (Vec<String>, String, String);
+
+fn asked(items: Vec<EvalItem>) -> (Vec<ScoreItem>, Vec<Known>) {
+    let part = |EvalItem { images, question, choices, answer, family }| {
+        (ScoreItem { images, question, choices: Vec::clone(&choices) }, (choices, answer, family))
+    };
+    items.into_iter().map(part).unzip()
+}
+
+fn judged(scored: Vec<Result<Scored, ItemError>>, known: Vec<Known>) -> Vec<Result<EvalOutcome, ItemError>> {
+    let outcomes = scored.into_iter().zip(known).map(|(scored, (choices, answer, family))| {
+        scored.map(|s| judge(&s.score, s.log_prob, &choices, &answer, &family))
+    });
+    outcomes.collect()
+}
+
 /// The questions, and for every place its error or none where a question stood.
-fn split(piece: Vec<Result<Question, ItemError>>) -> (Vec<Question>, Vec<Option<ItemError>>) {
+fn split<Q>(piece: Vec<Result<Q, ItemError>>) -> (Vec<Q>, Vec<Option<ItemError>>) {
     let mut questions = Vec::with_capacity(piece.len());
     let errors = piece.into_iter().map(|item| item.map(|question| questions.push(question)).err()).collect();
     (questions, errors)

@@ -4,6 +4,7 @@
 //! (`active_vlm_out_of_memory_total`) and logged; any other panic goes on.
 //! Deliberately absent: what to do about it, which is the caller's to know.
 
+use super::{EngineError, ItemError};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// The memory did not suffice.
@@ -30,6 +31,24 @@ pub(super) fn spent<R>(work: impl FnOnce() -> R) -> Result<R, Spent> {
         note();
         Spent
     })
+}
+
+/// `work` on a batch; where memory does not suffice, on its halves one after the other. An item that does not fit alone is
+/// its own error.
+pub(super) fn halving<T, R>(
+    batch: &[T],
+    work: &mut dyn FnMut(&[T]) -> Result<Vec<Result<R, ItemError>>, EngineError>,
+) -> Result<Vec<Result<R, ItemError>>, EngineError> {
+    match spent(|| work(batch)) {
+        Ok(done) => done,
+        Err(Spent) if batch.len() == 1 => Ok(vec![Err(ItemError::OutOfMemory)]),
+        Err(Spent) => {
+            let (first, second) = batch.split_at(batch.len() / 2);
+            let mut done = halving(first, work)?;
+            done.extend(halving(second, work)?);
+            Ok(done)
+        }
+    }
 }
 
 /// Counts and logs it.

@@ -5,9 +5,12 @@
 //! every queue is bounded. Deliberately absent: storage, clocks, policies. Callers keep snapshots and checkpoints.
 
 mod attention;
+mod chains;
 mod check;
 mod command;
+mod deep;
 mod device;
+mod draws;
 mod error;
 mod evaluate;
 mod export;
@@ -37,7 +40,7 @@ pub use handle::Engine;
 pub use needs::{Serving, Training};
 pub use survey::{Survey, survey};
 pub use types::{
-    AttentionMap, Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef,
-    PredictItem, Prediction, Score, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem, Trainable,
-    TrainingSpec,
+    AttentionMap, Cost, Deep, DeepItem, DeepReply, Depth, EngineConfig, EngineHealth, EngineInfo, EvalItem,
+    EvalOutcome, ForkId, ModelRef, PredictItem, Prediction, Score, ScoreItem, ScoreReply, Source, StepStats,
+    Target, TrainItem, Trainable, TrainingSpec,
 };

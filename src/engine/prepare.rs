@@ -3,7 +3,8 @@
 //! Invariant: what comes out has passed every check that needs no tensor, so the engine's thread only computes.
 //! Deliberately absent: tensors.
 
-use super::ItemError;
+use super::deep::Wordings;
+use super::{DeepItem, ItemError, ScoreItem};
 use crate::model::{Config, Cut, ImageLimits, Pixels, Processor, Stops};
 use crate::training::sft::{self, Reply};
 use bytes::Bytes;
@@ -167,6 +168,20 @@ impl Preparer {
             choices: choices.to_vec(),
             paths,
         })
+    }
+
+    /// A question in all its wordings.
+    pub fn wordings(&self, item: &DeepItem, album: &mut Album) -> Result<Wordings, ItemError> {
+        let ScoreItem { images, question, choices } = &item.item;
+        let all = std::iter::once(question).chain(&item.paraphrases);
+        all.map(|words| self.question(images, words, choices, album)).collect::<Result<_, _>>().map(Wordings)
+    }
+
+    /// Ids of an answer with the space before and the end after it.
+    pub fn ended(&self, text: &str) -> Result<Vec<i64>, ItemError> {
+        let mut ids = self.phrase(text)?;
+        ids.push(self.ends()[0]);
+        Ok(ids)
     }
 
     /// A label: the replies it teaches.

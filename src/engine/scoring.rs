@@ -6,12 +6,12 @@
 //! Invariant: a question's answer does not depend on the questions beside it (up to rounding); nothing here keeps
 //! gradients. Deliberately absent: sampling, which is `model`'s.
 
-use super::memory::{self, Spent};
+use super::memory;
 use super::prepare::{ANSWER_TOKENS, Preparer, Question};
 use super::sight::{Tower, VisionCache, see};
 use super::{Cost, EngineError, ItemError, Score, flops};
 use crate::domain::uncertainty;
-use crate::model::{Generation, KvCache, Visual, Vlm, generate_from, score_answers};
+use crate::model::{Generation, KvCache, Visual, Vlm, generate_from, score_answers_drawn};
 use tch::{IndexOp, Kind, Tensor};
 
 /// A score and what only some callers want.
@@ -31,6 +31,8 @@ pub(super) struct Scorer<'a> {
     pub cache: &'a mut VisionCache,
     pub preparer: &'a Preparer,
     pub budget: usize,
+    /// Draws of the last layer that closed answers are read by too.
+    pub draws: &'a [Tensor],
     pub cost: Cost,
 }
 
@@ -47,27 +49,13 @@ impl Scorer<'_> {
         for range in packs(&lengths, self.budget) {
             let places = &order[range];
             let batch: Vec<&Question> = places.iter().map(|&at| questions[at]).collect();
-            for (&at, scored) in places.iter().zip(self.halving(&batch)?) {
+            let passed = memory::halving(&batch, &mut |part: &[&Question]| self.pass(part))?;
+            for (&at, scored) in places.iter().zip(passed) {
                 scores[at] = Some(scored);
             }
         }
         // Every place is in exactly one pack, so none is left out.
         Ok(scores.into_iter().flatten().collect())
-    }
-
-    /// One pass; where memory does not suffice, its halves one after the other. A question that does not fit alone is
-    /// its own error.
-    fn halving(&mut self, batch: &[&Question]) -> Result<Vec<Result<Scored, ItemError>>, EngineError> {
-        match memory::spent(|| self.pass(batch)) {
-            Ok(scored) => scored,
-            Err(Spent) if batch.len() == 1 => Ok(vec![Err(ItemError::OutOfMemory)]),
-            Err(Spent) => {
-                let (first, second) = batch.split_at(batch.len() / 2);
-                let mut scored = self.halving(first)?;
-                scored.extend(self.halving(second)?);
-                Ok(scored)
-            }
-        }
     }
 
     fn pass(&mut self, batch: &[&Question]) -> Result<Vec<Result<Scored, ItemError>>, EngineError> {
@@ -77,26 +65,35 @@ impl Scorer<'_> {
         let rows: Vec<Vec<i64>> = batch.iter().map(|q| q.context()).collect();
         let inputs = self.vlm.prompts(&rows, &visual).map_err(|e| EngineError::Invalid(e.to_string()))?;
         let (height, width) = (rows.len() as i64, inputs.len());
-        self.count(rows.iter().map(Vec::len).sum(), height, width, 0, height);
+        self.count(rows.iter().map(Vec::len).sum(), height, width, 0, height * (1 + self.draws.len()) as i64);
         let mut cache = KvCache::new();
         let hidden = self.vlm.prefill(&inputs, Some(&mut cache));
-        let first = self.vlm.logits(&hidden.select(1, -1)).log_softmax(-1, Kind::Float);
+        let last = hidden.select(1, -1);
         let embeddings = embeddings(batch, &hidden, &visual);
         let scored: Vec<Scored> = if batch[0].paths.is_empty() {
+            let first = self.vlm.logits(&last).log_softmax(-1, Kind::Float);
             self.answer(cache, &inputs.mask, &first, embeddings)
         } else {
             let paths: Vec<&[Vec<i64>]> = batch.iter().map(|q| q.paths.as_slice()).collect();
-            let (log_probs, passes) =
-                score_answers(self.vlm, &cache, &inputs.mask, &first, &paths, self.budget);
+            let (vlm, budget) = (self.vlm, self.budget);
+            let (mut log_probs, passes) =
+                score_answers_drawn(vlm, &cache, &inputs.mask, &last, &paths, budget, self.draws);
+            let heads = (1 + self.draws.len()) as i64;
             for pass in passes {
-                self.count(pass.tokens, pass.rows, pass.width, width, pass.tokens as i64);
+                self.count(pass.tokens, pass.rows, pass.width, width, heads * pass.tokens as i64);
             }
-            let all = batch.iter().zip(log_probs).zip(embeddings);
-            all.map(|((question, own), embedding)| closed(question, &own, embedding)).collect()
+            let plain = log_probs.remove(0);
+            let all = batch.iter().zip(plain).zip(embeddings).enumerate();
+            let own = |row: usize| log_probs.iter().flat_map(move |member| softmax(&member[row])).collect();
+            all.map(|(row, ((question, plain), embedding))| closed(question, &plain, own(row), embedding))
+                .collect()
         };
         let finite = |scored: Scored| {
             let numbers = scored.score.probabilities.iter().chain(&scored.score.embedding);
-            let finite = numbers.chain([&scored.score.entropy, &scored.score.margin]).all(|x| x.is_finite());
+            let finite = numbers
+                .chain(&scored.score.members)
+                .chain([&scored.score.entropy, &scored.score.margin])
+                .all(|x| x.is_finite());
             if finite && !scored.log_prob.is_nan() { Ok(scored) } else { Err(ItemError::NonFinite) }
         };
         Ok(scored.into_iter().map(finite).collect())
@@ -128,6 +125,8 @@ impl Scorer<'_> {
                 entropy,
                 margin: uncertainty::margin(&top),
                 best: 0,
+                members: Vec::new(),
+                model: 0.0,
                 embedding,
             };
             let written = answer.tokens.len();
@@ -137,7 +136,7 @@ impl Scorer<'_> {
     }
 
     /// Counts a pass of `rows` x `width` new tokens after `past` cached ones, of which `tokens` are real.
-    fn count(&mut self, tokens: usize, rows: i64, width: i64, past: i64, heads: i64) {
+    pub(super) fn count(&mut self, tokens: usize, rows: i64, width: i64, past: i64, heads: i64) {
         let config = self.vlm.config();
         let flops = flops::decoder(config, rows as u64, width as u64, past as u64)
             + flops::head(config, heads as u64);
@@ -145,21 +144,29 @@ impl Scorer<'_> {
     }
 }
 
-fn closed(question: &Question, log_probs: &[f32], embedding: Vec<f32>) -> Scored {
+fn closed(question: &Question, log_probs: &[f32], members: Vec<f32>, embedding: Vec<f32>) -> Scored {
+    let probabilities = softmax(log_probs);
     let top = log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights: Vec<f64> = log_probs.iter().map(|&l| f64::from(l - top).exp()).collect();
-    let sum: f64 = weights.iter().sum();
-    let probabilities: Vec<f32> = weights.iter().map(|w| (w / sum) as f32).collect();
     let best = log_probs.iter().position(|&l| l == top).unwrap_or(0);
     let score = Score {
         answer: question.choices[best].clone(),
         entropy: uncertainty::entropy(&probabilities),
         margin: uncertainty::margin(&probabilities),
+        model: uncertainty::model_information(&members, probabilities.len()),
         probabilities,
         best,
+        members,
         embedding,
     };
     Scored { score, log_prob: log_probs[best], written: 0 }
+}
+
+/// Log-probabilities of the choices as a distribution over them alone.
+pub(super) fn softmax(log_probs: &[f32]) -> Vec<f32> {
+    let top = log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = log_probs.iter().map(|&l| f64::from(l - top).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|w| (w / sum) as f32).collect()
 }
 
 /// Where each sample lies (method.md, section 2): the final hidden state pooled over question and answer positions,
@@ -201,7 +208,7 @@ fn unit(rows: &Tensor) -> Tensor {
 }
 
 /// A float tensor's numbers, row by row.
-fn floats(tensor: &Tensor) -> Vec<f32> {
+pub(super) fn floats(tensor: &Tensor) -> Vec<f32> {
     let tensor = tensor.to_kind(Kind::Float).contiguous();
     let mut numbers = vec![0.0; tensor.numel()];
     tensor.copy_data(&mut numbers, tensor.numel());
@@ -209,7 +216,7 @@ fn floats(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// Cuts rows sorted by (kind, length) into ranges of one kind whose padded tokens stay within `budget`.
-fn packs(rows: &[(bool, usize)], budget: usize) -> Vec<std::ops::Range<usize>> {
+pub(super) fn packs(rows: &[(bool, usize)], budget: usize) -> Vec<std::ops::Range<usize>> {
     let mut packs = Vec::new();
     let mut start = 0;
     for at in 0..rows.len() {

@@ -5,22 +5,24 @@
 
 use super::attention;
 use super::command::Command;
+use super::deep::Wordings;
+use super::draws;
 use super::fork::{self, Fork, bad};
-use super::prepare::{IMAGES, Lesson, Preparer, Question, REASONING_TOKENS};
+use super::prepare::{IMAGES, Lesson, Preparer, Question};
 use super::queue::Queue;
 use super::scoring::{Scored, Scorer};
-use super::sight::{Tower, VisionCache, see};
+use super::sight::{Tower, VisionCache};
 use super::{
-    Cost, EngineConfig, EngineError, EngineInfo, ForkId, ItemError, ModelRef, Prediction, Source, StepStats,
-    Target, TrainingSpec, device,
+    Cost, Deep, Depth, EngineConfig, EngineError, EngineInfo, ForkId, ItemError, ModelRef, Prediction,
+    Source, StepStats, Target, TrainingSpec, device,
 };
-use crate::model::{Checkpoint, Generation, ImageLimits, Vlm, generate};
+use crate::model::{Checkpoint, ImageLimits, Vlm};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use tch::Kind;
+use tch::{Kind, Tensor};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -51,6 +53,8 @@ pub(super) struct Machine {
     forks: HashMap<ForkId, Fork>,
     cache: VisionCache,
     budget: usize,
+    /// Draws of the last layer, the same for all versions.
+    draws: Vec<Tensor>,
     checkpointing: bool,
     lora_targets: Vec<String>,
     most_resident: usize,
@@ -92,6 +96,7 @@ impl Machine {
             images_per_question: IMAGES,
         };
         Ok(Self {
+            draws: draws::masks(&base, config.members),
             base,
             info,
             preparer,
@@ -151,6 +156,29 @@ impl Machine {
         Ok((scores, scorer.cost))
     }
 
+    /// As `score`, each question after its own reasoning.
+    pub fn score_reasoned(
+        &mut self,
+        target: Target,
+        questions: Vec<Question>,
+    ) -> Result<(Vec<Result<Scored, ItemError>>, Cost), EngineError> {
+        let mut scorer = self.scorer(target)?;
+        scorer.draws = &[];
+        let scored = scorer.score_reasoned(questions)?;
+        Ok((scored.into_iter().map(|item| item.map(|(scored, _)| scored)).collect(), scorer.cost))
+    }
+
+    pub fn look_deeper(
+        &mut self,
+        target: Target,
+        questions: &[&Wordings],
+        how: &Deep,
+    ) -> Result<(Vec<Result<Depth, ItemError>>, Cost), EngineError> {
+        let mut scorer = self.scorer(target)?;
+        let found = scorer.look_deeper(questions, how)?;
+        Ok((found, scorer.cost))
+    }
+
     pub fn predict(
         &mut self,
         version: Option<ModelRef>,
@@ -159,12 +187,17 @@ impl Machine {
         attention: bool,
     ) -> Result<Result<Prediction, ItemError>, EngineError> {
         let mut scorer = self.scorer(Target::Version(version))?;
+        // One answer is no ground for what the weights are in doubt of.
+        scorer.draws = &[];
         let (mut reasoning, mut written) = (String::new(), 0);
         if reason {
-            let chain = reason_about(&mut scorer, &question)?;
-            written = chain.len();
-            reasoning = scorer.preparer.text(&chain);
-            question.lead = [chain.as_slice(), scorer.preparer.mark()].concat();
+            let chain = match scorer.reason(&[&question])?.swap_remove(0) {
+                Ok(chain) => chain,
+                Err(error) => return Ok(Err(error)),
+            };
+            written = chain.tokens.len();
+            reasoning = scorer.preparer.text(&chain.tokens);
+            question.lead = chain.lead(scorer.preparer);
         }
         let scored = scorer.score(&[&question])?.swap_remove(0);
         let attention = if attention { attention::maps(&mut scorer, &question)? } else { Vec::new() };
@@ -277,6 +310,7 @@ impl Machine {
             cache: &mut self.cache,
             preparer: &self.preparer,
             budget: self.budget,
+            draws: &self.draws,
             cost: Cost::default(),
         })
     }
@@ -307,27 +341,6 @@ impl Machine {
         }
         self.gauges.resident.store(self.residents.len(), Ordering::Relaxed);
     }
-}
-
-/// The greedy reasoning about a question, up to its own ` Answer:`, its end, or the longest that is allowed.
-fn reason_about(scorer: &mut Scorer<'_>, question: &Question) -> Result<Vec<i64>, EngineError> {
-    let _guard = tch::no_grad_guard();
-    let pictures: Vec<_> = question.pictures.iter().map(AsRef::as_ref).collect();
-    let visual = see(scorer.vlm, &pictures, scorer.tower, scorer.cache, scorer.budget, &mut scorer.cost);
-    let inputs = scorer
-        .vlm
-        .prompts(std::slice::from_ref(&question.prompt), &visual)
-        .map_err(|e| EngineError::Invalid(e.to_string()))?;
-    let mark = scorer.preparer.mark();
-    let longest_path = question.paths.iter().map(Vec::len).max().unwrap_or(super::prepare::ANSWER_TOKENS);
-    let most = scorer.preparer.room(question.len() + longest_path, REASONING_TOKENS);
-    let stops = Some(scorer.preparer.stops().clone());
-    let how = Generation { most, ends: scorer.preparer.ends().to_vec(), stops, sampling: None };
-    let mut chain = generate(scorer.vlm, &inputs, 1, &how).swap_remove(0).tokens;
-    if let Some(at) = chain.windows(mark.len()).position(|window| window == mark) {
-        chain.truncate(at);
-    }
-    Ok(chain)
 }
 
 /// sha256 over the weight files of a folder in the order of their names, in hex: of one file, its own.

@@ -53,6 +53,8 @@ pub struct EngineConfig {
     pub queue: usize,
     /// Tokens (padding included) of one forward pass at most; one item may exceed it alone.
     pub token_budget: usize,
+    /// Draws of the last layer by which a score tells how much the weights themselves are in doubt; 0 tells nothing.
+    pub members: usize,
     /// Versions kept in memory beside the base.
     pub resident_versions: usize,
     /// Bytes of visual tokens kept for images seen before; 0 keeps none.
@@ -74,6 +76,7 @@ impl Default for EngineConfig {
             threads: 0,
             queue: 64,
             token_budget: 8192,
+            members: 8,
             resident_versions: 4,
             vision_cache_bytes: 64 << 20,
             image_max_bytes: 16 << 20,
@@ -152,6 +155,12 @@ pub struct Score {
     pub margin: f32,
     /// Place of the likeliest choice.
     pub best: usize,
+    /// What each draw of the last layer gives the choices: `[M, C]`, member by member, each summing to 1. The draws are the
+    /// same for all samples. Empty in an open space.
+    pub members: Vec<f32>,
+    /// What the answer would tell of the weights, `H(mean p) - mean H(p)` over the members (BALD, arXiv 1112.5745), nats; 0
+    /// in an open space.
+    pub model: f32,
     /// Where the sample lies: `EngineInfo::embedding_dim` numbers of joint norm 1 (method.md, section 2).
     pub embedding: Vec<f32>,
 }
@@ -180,6 +189,56 @@ impl std::ops::AddAssign for Cost {
 pub struct ScoreReply {
     /// One per item, in the items' order.
     pub scores: Vec<Result<Score, ItemError>>,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// One question to look into more deeply.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeepItem {
+    /// The question as it is.
+    pub item: ScoreItem,
+    /// The same question in other words.
+    pub paraphrases: Vec<String>,
+}
+
+/// How deeply: every view is crossed with every wording, and each pair with as many chains (method.md, section 1.1).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Deep {
+    /// Views of the visual tokens; the first hides none, each further one half of those that the question looks at least.
+    pub views: usize,
+    /// Reasonings sampled for each pair; 0 answers directly.
+    pub chains: usize,
+    /// Temperature of the sampling, above 0; 0 takes the likeliest.
+    pub temperature: f64,
+    /// Decides what views hide and what is sampled, with the question's own words.
+    pub seed: u64,
+}
+
+/// Answer distributions of one question under every view, wording and chain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Depth {
+    /// Nv.
+    pub views: usize,
+    /// Nq, the question as it is being the first.
+    pub paraphrases: usize,
+    /// K; 0 where it answered directly.
+    pub chains: usize,
+    /// C: the choices, or in an open space the answers found and, last, all others.
+    pub classes: usize,
+    /// `[Nv, Nq, max(K, 1), C]`, row-major; each distribution sums to 1.
+    pub probabilities: Vec<f32>,
+    /// Whether each chain came to an answer by itself, `[Nv, Nq, K]`.
+    pub parsed: Vec<bool>,
+    /// The answers that the classes stand for; in an open space without the last.
+    pub answers: Vec<String>,
+}
+
+/// The answer to `Engine::look_deeper`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeepReply {
+    /// One per item, in the items' order.
+    pub items: Vec<Result<Depth, ItemError>>,
     /// What it cost.
     pub cost: Cost,
 }

@@ -36,8 +36,53 @@ pub fn score_answers(
     budget: usize,
 ) -> (Vec<Vec<f32>>, Vec<TreePass>) {
     tch::no_grad(|| {
+        let forest = Forest::of(answers);
+        let (after, passes) = read(vlm, &forest.tries, cache, mask, budget);
+        let nodes = after.iter().map(|hidden| vlm.logits(hidden).log_softmax(-1, Kind::Float));
+        (forest.sums(std::iter::once(first.shallow_clone()).chain(nodes)), passes)
+    })
+}
+
+/// As [`score_answers`], by the head as it is and then by each draw of it: `[1 + draws][B][answers]`.
+///
+/// `last` `[B, D]` are the hidden states right after the prompts. A draw `[D]` scales what enters the head, the same for
+/// every prompt and token, so that distributions of one draw belong together (Monte-Carlo dropout of the last layer,
+/// arXiv 1506.02142). The decoder runs once for all.
+pub fn score_answers_drawn(
+    vlm: &Vlm,
+    cache: &KvCache,
+    mask: &Tensor,
+    last: &Tensor,
+    answers: &[&[Vec<i64>]],
+    budget: usize,
+    draws: &[Tensor],
+) -> (Vec<Vec<Vec<f32>>>, Vec<TreePass>) {
+    tch::no_grad(|| {
+        let forest = Forest::of(answers);
+        let (after, passes) = read(vlm, &forest.tries, cache, mask, budget);
+        let by = |draw: Option<&Tensor>| {
+            let distribution = |hidden: &Tensor| {
+                let logits = draw.map_or_else(|| vlm.logits(hidden), |draw| vlm.logits(&(hidden * draw)));
+                logits.log_softmax(-1, Kind::Float)
+            };
+            forest.sums(std::iter::once(last).chain(&after).map(distribution))
+        };
+        (std::iter::once(None).chain(draws.iter().map(Some)).map(by).collect(), passes)
+    })
+}
+
+/// The answers of all prompts as trees, and every answer's steps through them.
+struct Forest {
+    tries: Vec<Trie>,
+    /// Answers of each prompt, in steps.
+    lengths: Vec<Vec<usize>>,
+    /// Every token as (its distribution's place, token): the prompts' distributions first, then those of the nodes.
+    steps: Vec<(usize, i64)>,
+}
+
+impl Forest {
+    fn of(answers: &[&[Vec<i64>]]) -> Self {
         let (tries, walks): (Vec<Trie>, Vec<_>) = answers.iter().map(|answers| Trie::of(answers)).unzip();
-        // Every token as (its distribution's place, token): the prompts' distributions first, then those of the nodes.
         let mut base = answers.len();
         let mut steps = Vec::new();
         for (row, walk) in walks.iter().enumerate() {
@@ -45,15 +90,16 @@ pub fn score_answers(
             steps.extend(walk.iter().flatten().map(|&(at, token)| (place(at), token)));
             base += tries[row].len();
         }
-        let (after, passes) = read(vlm, &tries, cache, mask, budget);
+        let lengths = walks.iter().map(|walk| walk.iter().map(Vec::len).collect()).collect();
+        Self { tries, lengths, steps }
+    }
+
+    /// Every answer's sum over its steps; `pieces` are the log-probabilities `[n, V]` in the order of places.
+    fn sums(&self, pieces: impl Iterator<Item = Tensor>) -> Vec<Vec<f32>> {
+        let steps = &self.steps;
         let mut log_probs = vec![0f32; steps.len()];
         let mut from = 0;
-        let pieces = std::iter::once(None).chain(after.iter().map(Some));
-        for piece in pieces {
-            let all = match piece {
-                None => first.shallow_clone(),
-                Some(hidden) => vlm.logits(hidden).log_softmax(-1, Kind::Float),
-            };
+        for all in pieces {
             let count = all.size()[0] as usize;
             let inside: Vec<usize> =
                 (0..steps.len()).filter(|&at| (from..from + count).contains(&steps[at].0)).collect();
@@ -67,9 +113,9 @@ pub fn score_answers(
             from += count;
         }
         let mut log_probs = log_probs.into_iter();
-        let mut sum = |steps: &Vec<_>| log_probs.by_ref().take(steps.len()).sum();
-        (walks.iter().map(|walk| walk.iter().map(&mut sum).collect()).collect(), passes)
-    })
+        let mut sum = |steps: &usize| log_probs.by_ref().take(*steps).sum();
+        self.lengths.iter().map(|answers| answers.iter().map(&mut sum).collect()).collect()
+    }
 }
 
 /// Hidden states after every node, trie by trie, in pieces of at most [`HEADS`] rows `[n, D]`.

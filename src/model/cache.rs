@@ -13,7 +13,8 @@ const ROOM: i64 = 64;
 #[derive(Debug, Default)]
 pub struct KvCache {
     layers: Vec<Layer>,
-    /// Where positions have axes: how far a row's next position is from the number of its tokens, int64 `[B, 1]`.
+    /// Where positions have axes or tokens are hidden: how far a row's next position is from the number of the tokens
+    /// that its mask shows, int64 `[B, 1]`.
     pub(super) shift: Option<Tensor>,
 }
 
@@ -72,6 +73,13 @@ impl KvCache {
     pub fn fork(&self) -> KvCache {
         let shift = self.shift.as_ref().map(Tensor::shallow_clone);
         KvCache { layers: self.layers.iter().map(|layer| layer.map(Tensor::shallow_clone)).collect(), shift }
+    }
+
+    /// The same cache with `by` (int64 `[B, 1]`) added to where each row's next positions are: for rows whose mask hides
+    /// some of what is held, so that what follows stands where it would without.
+    pub fn moved(mut self, by: &Tensor) -> KvCache {
+        self.shift = Some(self.shift.map_or_else(|| by.shallow_clone(), |shift| shift + by));
+        self
     }
 
     /// Appends to a layer and returns all of its keys and values.

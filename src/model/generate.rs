@@ -18,7 +18,7 @@ pub struct Sampling {
     pub temperature: f64,
     /// Only the likeliest tokens that together have this much probability are drawn from; in (0, 1].
     pub top_p: f64,
-    /// Decides the draws, with a row's place.
+    /// Decides the draws, with a row's stream.
     pub seed: u64,
 }
 
@@ -33,6 +33,8 @@ pub struct Generation {
     pub stops: Option<Stops>,
     /// How tokens are drawn.
     pub sampling: Option<Sampling>,
+    /// Each row's own stream of draws; empty: its place. Rows that keep their stream say the same in any batch.
+    pub streams: Vec<u64>,
 }
 
 /// Why a text ended.
@@ -123,7 +125,7 @@ struct Text {
 impl Text {
     fn new(row: usize, how: &Generation) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(how.sampling.map_or(0, |sampling| sampling.seed));
-        rng.set_stream(row as u64);
+        rng.set_stream(how.streams.get(row).copied().unwrap_or(row as u64));
         Self { tokens: Vec::new(), log_probs: Vec::new(), entropies: Vec::new(), done: None, rng }
     }
 

@@ -42,7 +42,7 @@ mod vision;
 mod vlm;
 mod weights;
 
-pub use answers::{TreePass, score_answers};
+pub use answers::{TreePass, score_answers, score_answers_drawn};
 pub use cache::KvCache;
 pub use chat::{ChatTemplate, SMOLVLM_TEMPLATE};
 pub use config::{Config, Family, QwenVisionConfig, Rotary, SiglipConfig, TextConfig, VisionConfig};

@@ -9,6 +9,7 @@ use super::config::tests::tiny;
 use super::layout::{Params, fresh, layout};
 use super::weights::{self, Weights};
 use super::{Generation, KvCache, LoraConfig, ModelError, Sampling, Trainable, Vlm, generate, greedy};
+use super::{score_answers, score_answers_drawn};
 
 const CPU: Device = Device::Cpu;
 /// Weights that want gradients are multiplied in another order of sums than those that do not.
@@ -286,4 +287,47 @@ fn log_probabilities_are_those_of_a_forward_over_the_text() {
             assert!((entropy - f64::from(text.entropies[at])).abs() < 1e-4);
         }
     }
+}
+
+#[test]
+fn what_follows_a_hidden_token_stands_where_it_would_without() {
+    let vlm = model();
+    let row = [7i64, 8, 9, 10, 11, 12];
+    let ids = Tensor::from_slice(&row).view([1, 6]);
+    let embeds = vlm.embed_text(&ids);
+    // Four tokens are read, the second is hidden from the two that follow.
+    let mut cache = KvCache::new();
+    let _ = vlm.decode(&embeds.narrow(1, 0, 4), &ids.narrow(1, 0, 4).ones_like(), Some(&mut cache));
+    let mask = Tensor::from_slice(&[1i64, 0, 1, 1, 1, 1]).view([1, 6]);
+    let mut moved = cache.moved(&Tensor::from_slice(&[1i64]).view([1, 1]));
+    let found = vlm.decode(&embeds.narrow(1, 4, 2), &mask, Some(&mut moved));
+    // The same as one tree whose last two nodes do not see the second.
+    let sees = Tensor::ones([6, 6], (Kind::Bool, CPU)).tril(0);
+    let _ = sees.narrow(0, 4, 2).narrow(1, 1, 1).fill_(0);
+    let (nothing, depths) =
+        (Tensor::zeros([1, 0], (Kind::Int64, CPU)), Tensor::arange(6, (Kind::Int64, CPU)));
+    let all = vlm.decode_tree(&embeds, &nothing, &depths.view([1, 6]), &sees.unsqueeze(0), &KvCache::new());
+    assert!(distance(&found, &all.narrow(1, 4, 2)) < 1e-5);
+}
+
+#[test]
+fn draws_of_ones_score_answers_as_the_head_does_and_others_differ() {
+    let vlm = model();
+    let (ids, mask) = vlm.batch(&[vec![7, 8, 9], vec![7, 10]]);
+    let mut cache = KvCache::new();
+    let last = vlm.decode(&vlm.embed_text(&ids), &mask, Some(&mut cache)).select(1, -1);
+    let first = vlm.logits(&last).log_softmax(-1, Kind::Float);
+    let answers = [vec![3i64], vec![4, 8, 2], vec![4, 9]];
+    let answers: [&[Vec<i64>]; 2] = [&answers, &answers[1..]];
+    let (plain, _) = score_answers(&vlm, &cache, &mask, &first, &answers, 8192);
+    let width = vlm.config().text.hidden_size;
+    let draws = [Tensor::ones([width], (Kind::Float, CPU)), Tensor::arange(width, (Kind::Float, CPU))];
+    let (drawn, _) = score_answers_drawn(&vlm, &cache, &mask, &last, &answers, 8192, &draws);
+    assert_eq!((drawn.len(), drawn[0][1].len()), (3, 2));
+    for (a, b) in
+        plain.concat().iter().zip(drawn[0].concat()).zip(drawn[1].concat()).map(|((a, b), c)| (a, b.max(c)))
+    {
+        assert!((a - b).abs() < 1e-5, "{a} and {b}");
+    }
+    assert_ne!(drawn[2], drawn[0]);
 }

@@ -2,10 +2,10 @@
 
 use super::*;
 
-const FAMILIES: [&str; 6] =
+pub(super) const FAMILIES: [&str; 6] =
     ["smolvlm-tiny", "idefics3-odd", "qwen2_5-tiny", "qwen2_5-odd", "qwen3-tiny", "qwen3-odd"];
 
-async fn engine_of(family: &str) -> Engine {
+pub(super) async fn engine_of(family: &str) -> Engine {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family);
     Engine::start(config(&folder)).await.unwrap()
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod deep;
 mod families;
 mod faults;
 mod serving;
