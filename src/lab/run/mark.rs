@@ -6,7 +6,6 @@
 use bytes::Bytes;
 
 use super::super::world::{ABSENT, BALANCED, Exam};
-use super::reasoned::evaluate_reasoned;
 use super::record::Metric;
 use crate::engine::{Engine, EvalItem, EvalOutcome, ItemError, ModelRef, Target, same_answer, summarise};
 
@@ -28,7 +27,7 @@ pub async fn mark(engine: &Engine, model: ModelRef, exam: &Exam) -> anyhow::Resu
         })
         .collect();
     let direct = engine.evaluate(target, items.clone()).await?;
-    let reasoned = evaluate_reasoned(engine, target, items).await?;
+    let reasoned = engine.evaluate_reasoned(target, items).await?;
     let mut metrics = figures(exam, "direct", &direct);
     metrics.extend(figures(exam, "reasoned", &reasoned));
     Ok(metrics)

@@ -11,7 +11,6 @@ mod config;
 mod learn;
 mod mark;
 mod parent;
-mod reasoned;
 mod record;
 mod select;
 #[cfg(test)]
