@@ -11,10 +11,12 @@ BUF ?= npx --yes @bufbuild/buf@1.75.0
 SQLX_OFFLINE ?= true
 export SQLX_OFFLINE
 
+# The experiments whose tables are published.
+EXPERIMENTS ?= $(filter-out deploy/lab/smoke.toml,$(wildcard deploy/lab/*.toml))
 BINARY ?= $(CARGO) run --quiet --locked --
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo serve test bench lint fmt doc proto-lint sqlx-prepare sqlx-check pretrain python bench-python clean
+.PHONY: help setup build demo lab lab-smoke serve test bench lint fmt doc proto-lint sqlx-prepare sqlx-check pretrain python bench-python clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +29,13 @@ build: setup ## Build the service
 
 demo: build ## Play the whole loop on digit boards: five rounds against random (ARGS=... are passed on)
 	@$(BINARY) lab demo $(ARGS)
+
+lab: build ## Run every committed experiment that is missing, then write docs/evidence.md (hours; ARGS=... to run)
+	@for experiment in $(EXPERIMENTS); do $(BINARY) lab run $$experiment $(ARGS) || exit 1; done
+	@$(BINARY) lab report
+
+lab-smoke: setup ## The laboratory in small: three arms, files, resumption, report (about a minute)
+	$(CARGO) test --quiet --locked --test lab
 
 serve: build ## Run the service with its own Postgres (ARGS="--config my.toml")
 	@$(BINARY) serve $(ARGS)

@@ -38,6 +38,8 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Write a trained version, or an adapter, in PEFT's form or as a complete model.
     Export(export::Args),
+    /// Load a folder (pool.jsonl, test.jsonl, images) into a running service.
+    Import(lab::import::Args),
     /// Show the effective settings, secrets hidden.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -62,4 +64,10 @@ pub enum LabCommand {
     Probe(lab::probe::ProbeArgs),
     /// Play three annotators against a real service, and compare with random selection.
     Demo(lab::demo::Args),
+    /// Run an experiment: arms and seeds that are missing, each in a process of its own.
+    Run(lab::run::Args),
+    /// Write tables, pictures and per-seed figures of what was run.
+    Report(lab::report::Args),
+    /// Write an experiment's world as a folder with pool.jsonl, test.jsonl and images.
+    ExportWorld(lab::run::ExportArgs),
 }

@@ -41,6 +41,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = app::engine_config(&settings);
             runtime()?.block_on(export::run(&config, &blobs, args)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Import(args) => runtime()?.block_on(lab::import::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Config(ConfigCommand::Show) => {
             print!("{}", settings.render());
             Ok(ExitCode::SUCCESS)
@@ -49,6 +50,13 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Lab(LabCommand::Probe(args)) => worded(lab::probe::run(&args)),
         Command::Lab(LabCommand::Demo(args)) => {
             runtime()?.block_on(lab::demo::run(&args)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Lab(LabCommand::Run(args)) => {
+            runtime()?.block_on(lab::run::run(&args)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Lab(LabCommand::Report(args)) => lab::report::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Lab(LabCommand::ExportWorld(args)) => {
+            lab::run::export_world(&args).map(|()| ExitCode::SUCCESS)
         }
     }
 }

@@ -31,8 +31,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("inspect", &["engine"]),
     // What was learnt goes from the blob storage to a folder, past the database.
     ("export", &["blobs", "engine"]),
-    // Offline: makes worlds and base models, and otherwise is a client of the API.
-    ("lab", &["domain", "model", "training", "grpc", "settings"]),
+    // Offline: makes worlds and base models, runs experiments by the service's own code, and otherwise is a client of
+    // the API.
+    ("lab", &["domain", "model", "training", "acquisition", "engine", "grpc", "settings"]),
 ];
 
 /// Library, and the modules that may name it.

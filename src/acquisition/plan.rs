@@ -191,6 +191,18 @@ pub fn plan(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Pla
     Ok(Plan { items, strategy, fallback, seed })
 }
 
+/// What `config`'s strategy picks by itself: no control arm, no spare samples.
+///
+/// For experiments, in which a baseline must not pay for our control arm. The service plans by [`plan`].
+pub fn select(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Vec<usize>, SelectError> {
+    check(input, &PlanConfig { control_share: MIN_CONTROL_SHARE, ..config.clone() })?;
+    let rows: Vec<usize> = (0..input.candidates).collect();
+    let wanted = config.labels_per_round.min(input.candidates);
+    let mut targets = rows.clone();
+    let targets = &*draw::sample_front(&mut targets, EPIG_TARGETS, &mut stream(seed, 2));
+    select_active(input, config, config.strategy, &rows, &[], targets, wanted, &mut stream(seed, 1))
+}
+
 /// The number of samples a plan wants.
 pub(super) fn plan_size(config: &PlanConfig) -> usize {
     let spare = (config.labels_per_round as f64 * config.spare_share).ceil() as usize;

@@ -1,15 +1,15 @@
-//! The procedural world: cells with shapes, colours and sizes, and questions that are small programs.
+//! The procedural world: cells with shapes, colours and sizes, and the questions that the base is taught about them.
 //!
-//! Invariant: answers are computed from the cells; captions name size, colour and shape of each. The wording
-//! is that of the digit questions wherever the meaning allows, so that skills carry over. Deliberately
-//! absent: digits, and everything learnt only from labels.
+//! Invariant: captions name size, colour and shape of each cell; the random numbers that a board and a question take
+//! are those of when the base was made. Deliberately absent: digits, and everything learnt only from labels
+//! (`world::shapes`).
 
 use rand::{RngExt, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::question::one_of;
+use super::board_ask::BoardAsk;
 use super::render::{Canvas, LATTICE, Outline, Pose, Rgb};
-use super::sample::{Place, Posed, Sample, Scene, area, sentence};
+use super::sample::{Place, Posed, Sample, Scene, area, worded};
 
 const COLOURS: [(&str, Rgb); 6] = [
     ("red", [225, 40, 40]),
@@ -47,7 +47,8 @@ pub enum Attribute {
 }
 
 impl Attribute {
-    const ALL: [Self; 3] = [Self::Size, Self::Colour, Self::Shape];
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Size, Self::Colour, Self::Shape];
 
     /// A random attribute: its name and its place in a caption.
     pub fn any(rng: &mut ChaCha8Rng) -> (&'static str, usize) {
@@ -55,7 +56,8 @@ impl Attribute {
         (attribute.name(), attribute as usize)
     }
 
-    fn name(self) -> &'static str {
+    /// Its name in questions.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Size => "size",
             Self::Colour => "colour",
@@ -63,7 +65,8 @@ impl Attribute {
         }
     }
 
-    fn words(self) -> Vec<&'static str> {
+    /// What it can be.
+    pub fn words(self) -> Vec<&'static str> {
         match self {
             Self::Size => SIZES.iter().map(|(name, _)| *name).collect(),
             Self::Colour => COLOURS.iter().map(|(name, _)| *name).collect(),
@@ -92,235 +95,194 @@ impl BoardFamily {
     pub const ALL: [Self; 5] = [Self::Exist, Self::Query, Self::Count, Self::Compare, Self::List];
 }
 
-/// A board: its picture and what each lattice cell holds (size, colour, shape), if anything.
-#[derive(Debug, Clone)]
-pub struct Board {
-    /// The picture and captions.
-    pub scene: Scene,
+/// What each lattice cell holds (size, colour, shape), if anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cells {
     /// Rows, 2 to 4.
     pub rows: usize,
     /// Columns, 2 to 4.
     pub columns: usize,
-    cells: Vec<Option<[&'static str; 3]>>,
+    /// 16 cells, row by row of the lattice.
+    pub words: Vec<Option<[&'static str; 3]>>,
 }
 
-impl Board {
-    /// Draws a random board of at most `largest` rows and columns; a quarter of the cells is empty.
-    pub fn random(largest: usize, rng: &mut ChaCha8Rng) -> Self {
-        let (rows, columns) = (rng.random_range(2..=largest), rng.random_range(2..=largest));
-        let dark = |rng: &mut ChaCha8Rng| -> Rgb { std::array::from_fn(|_| rng.random_range(0..50)) };
-        let (table, paper) = (dark(rng), dark(rng));
-        let mut canvas = Canvas::filled(table);
-        let mut cells = vec![None; LATTICE * LATTICE];
-        // One favourite word makes counts above one common.
-        let (favourite_colour, favourite_shape) = (rng.random_range(0..6), rng.random_range(0..5));
-        for row in 0..rows {
-            for column in 0..columns {
-                canvas.paper(row, column, paper);
-                if rng.random_bool(0.25) {
-                    continue;
-                }
-                let mut choose = |count: usize, favourite: usize| {
-                    if rng.random_bool(0.25) { favourite } else { rng.random_range(0..count) }
-                };
-                let (colour, shape) = (choose(6, favourite_colour), choose(5, favourite_shape));
-                let size = SIZES[rng.random_range(0..2)];
-                let mut pose = Pose::random(rng, 1.0);
-                pose.size = size.1 + rng.random_range(-0.7..0.7f32);
-                let room = (15.0 - pose.size) / 2.0;
-                pose.shift = std::array::from_fn(|_| rng.random_range(-room..room));
-                canvas.shape(row, column, SHAPES[shape].1, pose, COLOURS[colour].1);
-                cells[row * LATTICE + column] = Some([size.0, COLOURS[colour].0, SHAPES[shape].0]);
-            }
-        }
-        let level = rng.random_range(0..=10);
-        canvas.noise(rng, level);
-        let caption = |cell: &Option<[&str; 3]>| cell.map_or("empty".to_owned(), |words| words.join(" "));
-        let captions = cells.iter().map(caption).collect();
-        Self { scene: Scene { canvas, captions }, rows, columns, cells }
+impl Cells {
+    /// The word of an attribute at a place; none where the cell is empty.
+    pub fn word(&self, place: Place, attribute: Attribute) -> Option<&'static str> {
+        self.words[place.lattice_index()].map(|words| words[attribute as usize])
     }
 
-    fn word(&self, place: Place, attribute: Attribute) -> Option<&'static str> {
-        self.cells[place.lattice_index()].map(|words| words[attribute as usize])
-    }
-
-    fn places(&self) -> impl Iterator<Item = Place> + use<> {
+    /// All places, row by row.
+    pub fn places(&self) -> impl Iterator<Item = Place> + use<> {
         let (rows, columns) = (self.rows, self.columns);
         (0..rows * columns).map(move |i| Place { row: i / columns, column: i % columns })
     }
 
-    /// Asks a question; boards on which nothing of the kind can be asked get an existence question.
-    pub fn pose(&self, family: BoardFamily, rng: &mut ChaCha8Rng) -> Posed {
-        let filled: Vec<Place> =
-            self.places().filter(|place| self.cells[place.lattice_index()].is_some()).collect();
-        match family {
-            BoardFamily::Query if !filled.is_empty() => self.query(&filled, rng),
-            BoardFamily::Compare if filled.len() >= 2 => self.compare(&filled, rng),
-            BoardFamily::Count => self.count(rng),
-            BoardFamily::List => self.list(rng),
-            _ => self.exist(rng),
-        }
+    /// The places that hold something.
+    pub fn filled(&self) -> Vec<Place> {
+        self.places().filter(|place| self.words[place.lattice_index()].is_some()).collect()
     }
 
-    fn attribute(rng: &mut ChaCha8Rng) -> Attribute {
-        Attribute::ALL[rng.random_range(0..3)]
-    }
-
-    fn hits(&self, attribute: Attribute, word: &str) -> Vec<Place> {
+    /// The places with a word.
+    pub fn hits(&self, attribute: Attribute, word: &str) -> Vec<Place> {
         self.places().filter(|place| self.word(*place, attribute) == Some(word)).collect()
     }
 
-    fn evidence(&self, places: &[Place]) -> Vec<[f32; 4]> {
+    /// The places with a shape of a colour.
+    pub fn pairs(&self, colour: &str, shape: &str) -> Vec<Place> {
+        let hits = self.hits(Attribute::Colour, colour);
+        hits.into_iter().filter(|place| self.word(*place, Attribute::Shape) == Some(shape)).collect()
+    }
+
+    /// The places as regions; the whole board where there is none.
+    pub fn evidence(&self, places: &[Place]) -> Vec<[f32; 4]> {
         if places.is_empty() {
             return vec![area(0, 0, self.rows, self.columns)];
         }
         places.iter().map(|place| place.region()).collect()
     }
 
-    fn exist(&self, rng: &mut ChaCha8Rng) -> Posed {
-        let attribute = Self::attribute(rng);
-        let (present, absent): (Vec<&str>, Vec<&str>) =
-            attribute.words().into_iter().partition(|word| !self.hits(attribute, word).is_empty());
-        let wanted = if rng.random_bool(0.5) { [&present, &absent] } else { [&absent, &present] };
-        let word = wanted.iter().find_map(|words| words.choose(rng)).copied().unwrap_or("red");
-        let hits = self.hits(attribute, word);
-        let question = one_of(
-            rng,
-            [
-                format!("Is there a cell with {word}?"),
-                format!("Does any cell show {word}?"),
-                format!("Is {word} on the board?"),
-            ],
-        );
-        let step = hits.first().map(|place| format!("{} is {word}.", sentence(&place.to_string())));
-        Posed {
-            question,
-            answer: if hits.is_empty() { "no" } else { "yes" }.into(),
-            choices: vec!["yes".into(), "no".into()],
-            reasoning: vec![step.unwrap_or_else(|| format!("No cell is {word}."))],
-            regions: self.evidence(&hits[..hits.len().min(1)]),
-            family: "exist",
-        }
+    /// A caption for each lattice cell.
+    fn captions(&self) -> Vec<String> {
+        self.words.iter().map(|cell| cell.map_or("empty".to_owned(), |words| words.join(" "))).collect()
     }
+}
 
-    fn query(&self, filled: &[Place], rng: &mut ChaCha8Rng) -> Posed {
-        let attribute = Self::attribute(rng);
-        // Unwrap safety: the caller passes places that hold something.
-        #[allow(clippy::unwrap_used)]
-        let (place, word) = {
-            let place = *filled.choose(rng).unwrap();
-            (place, self.word(place, attribute).unwrap())
-        };
-        let name = attribute.name();
-        let question = one_of(
-            rng,
-            [
-                format!("Which {name} is at {place}?"),
-                format!("What {name} is in {place}?"),
-                format!("Read the {name} at {place}."),
-            ],
-        );
-        Posed {
-            question,
-            answer: word.into(),
-            choices: attribute.words().into_iter().map(str::to_owned).collect(),
-            reasoning: vec![format!("{} is {word}.", sentence(&place.to_string()))],
-            regions: vec![place.region()],
-            family: "query",
-        }
-    }
+/// A board: its picture and its cells.
+#[derive(Debug, Clone)]
+pub struct Board {
+    /// The picture and captions.
+    pub scene: Scene,
+    /// What it shows.
+    pub cells: Cells,
+}
 
-    fn count(&self, rng: &mut ChaCha8Rng) -> Posed {
-        let attribute = Self::attribute(rng);
-        // Half of the questions ask for a word that is there, or nearly all counts were nought.
-        let (present, any): (Vec<&str>, Vec<&str>) = {
-            let words = attribute.words();
-            (words.iter().copied().filter(|word| !self.hits(attribute, word).is_empty()).collect(), words)
-        };
-        let pool = if rng.random_bool(0.5) && !present.is_empty() { present } else { any };
-        let word = pool.choose(rng).copied().unwrap_or("red");
-        let hits = self.hits(attribute, word);
-        let question = one_of(
-            rng,
-            [
-                format!("How many cells show {word}?"),
-                format!("How often is {word} on the board?"),
-                format!("Count the cells with {word}."),
-            ],
-        );
-        let in_row = |row: usize| hits.iter().filter(|place| place.row == row).count();
-        Posed {
-            question,
-            answer: hits.len().to_string(),
-            choices: (0..=16).map(|n| n.to_string()).collect(),
-            reasoning: (0..self.rows).map(|row| format!("Row {} has {}.", row + 1, in_row(row))).collect(),
-            regions: self.evidence(&hits),
-            family: "count",
-        }
-    }
-
-    fn compare(&self, filled: &[Place], rng: &mut ChaCha8Rng) -> Posed {
-        let two = filled.sample(rng, 2).copied().collect::<Vec<_>>();
-        let [first, second] = two[..] else { return self.exist(rng) };
-        let attribute = Self::attribute(rng);
-        let (a, b) = (self.word(first, attribute), self.word(second, attribute));
-        // Unwrap safety: both places hold something.
-        #[allow(clippy::unwrap_used)]
-        let (a, b) = (a.unwrap(), b.unwrap());
-        let (question, truth, last) = if attribute == Attribute::Size {
-            let question = one_of(
-                rng,
-                [
-                    format!("Is the shape at {first} larger than the shape at {second}?"),
-                    format!("Is {first} larger than {second}?"),
-                    format!("Does {first} show a larger shape than {second}?"),
-                ],
-            );
-            let relation = match (a, b) {
-                ("large", "small") => "is larger than",
-                ("small", "large") => "is smaller than",
-                _ => "is as large as",
+impl Board {
+    /// Draws a random board of at most `largest` rows and columns; a quarter of the cells is empty.
+    pub fn random(largest: usize, rng: &mut ChaCha8Rng) -> Self {
+        let (rows, columns) = (rng.random_range(2..=largest), rng.random_range(2..=largest));
+        let (mut canvas, paper) = table(rng);
+        let mut cells = Cells { rows, columns, words: vec![None; LATTICE * LATTICE] };
+        // One favourite word makes counts above one common.
+        let (favourite_colour, favourite_shape) = (rng.random_range(0..6), rng.random_range(0..5));
+        for place in cells.places() {
+            canvas.paper(place.row, place.column, paper);
+            if rng.random_bool(0.25) {
+                continue;
+            }
+            let mut choose = |count: usize, favourite: usize| {
+                if rng.random_bool(0.25) { favourite } else { rng.random_range(0..count) }
             };
-            (question, (a, b) == ("large", "small"), format!("{a} {relation} {b}."))
-        } else {
-            let name = attribute.name();
-            let question = one_of(
-                rng,
-                [
-                    format!("Is the {name} at {first} the same as the {name} at {second}?"),
-                    format!("Is {first} of the same {name} as {second}?"),
-                    format!("Does {first} show the same {name} as {second}?"),
-                ],
-            );
-            (question, a == b, format!("{a} is {}{b}.", if a == b { "" } else { "not " }))
-        };
-        Posed {
-            question,
-            answer: if truth { "yes" } else { "no" }.into(),
-            choices: vec!["yes".into(), "no".into()],
-            reasoning: vec![
-                format!("{} is {a}.", sentence(&first.to_string())),
-                format!("{} is {b}.", sentence(&second.to_string())),
-                sentence(&last),
-            ],
-            regions: vec![first.region(), second.region()],
-            family: "compare",
+            let (colour, shape) = (choose(6, favourite_colour), choose(5, favourite_shape));
+            let size = rng.random_range(0..2);
+            place_shape(&mut canvas, place, (size, colour, shape), rng);
+            cells.words[place.lattice_index()] = Some([SIZES[size].0, COLOURS[colour].0, SHAPES[shape].0]);
         }
+        Self::finish(canvas, cells, rng)
     }
 
-    fn list(&self, rng: &mut ChaCha8Rng) -> Posed {
-        let (attribute, row) = (Self::attribute(rng), rng.random_range(0..self.rows));
-        let word = |column| self.word(Place { row, column }, attribute).unwrap_or("empty");
-        let answer = (0..self.columns).map(word).collect::<Vec<_>>().join(" ");
-        Posed {
-            question: format!("List the {} of each cell in row {}.", attribute.name(), row + 1),
-            reasoning: vec![format!("Row {} is {answer}.", row + 1)],
-            choices: vec![answer.clone()],
-            answer,
-            regions: vec![area(row, 0, 1, self.columns)],
-            family: "list",
+    /// Draws given cells: of two boards drawn with the same rng, only what differs in the cells differs.
+    pub fn draw(cells: Cells, rng: &mut ChaCha8Rng) -> Self {
+        let (mut canvas, paper) = table(rng);
+        for place in cells.places() {
+            canvas.paper(place.row, place.column, paper);
+            // An empty cell takes as many random numbers as another.
+            let held = cells.words[place.lattice_index()];
+            let shown = held.map_or((0, 0, 0), |[size, colour, shape]| {
+                let at = |names: Vec<&str>, word: &str| names.iter().position(|name| *name == word);
+                let index = |attribute: Attribute, word| at(attribute.words(), word).unwrap_or_default();
+                let colour = index(Attribute::Colour, colour);
+                (index(Attribute::Size, size), colour, index(Attribute::Shape, shape))
+            });
+            let mut blank = Canvas::filled([0; 3]);
+            let target = if held.is_some() { &mut canvas } else { &mut blank };
+            place_shape(target, place, shown, rng);
         }
+        Self::finish(canvas, cells, rng)
     }
+
+    fn finish(mut canvas: Canvas, cells: Cells, rng: &mut ChaCha8Rng) -> Self {
+        let level = rng.random_range(0..=10);
+        canvas.noise(rng, level);
+        Self { scene: Scene { canvas, captions: cells.captions() }, cells }
+    }
+
+    /// Asks a question; boards on which nothing of the kind can be asked get an existence question.
+    pub fn pose(&self, family: BoardFamily, rng: &mut ChaCha8Rng) -> Posed {
+        let ask = draw_ask(family, &self.cells, rng);
+        // Unwrap safety: what is drawn for these cells makes sense on them.
+        #[allow(clippy::unwrap_used)]
+        let facts = ask.facts(&self.cells).unwrap();
+        let choices = match ask {
+            BoardAsk::List(..) => vec![facts.answer.clone()],
+            _ => ask.choices(),
+        };
+        worded(ask.wordings(), facts, choices, ask.family(), rng)
+    }
+}
+
+/// A dark table, and the colour of the paper on it.
+fn table(rng: &mut ChaCha8Rng) -> (Canvas, Rgb) {
+    let dark = |rng: &mut ChaCha8Rng| -> Rgb { std::array::from_fn(|_| rng.random_range(0..50)) };
+    let (table, paper) = (dark(rng), dark(rng));
+    (Canvas::filled(table), paper)
+}
+
+fn place_shape(
+    canvas: &mut Canvas,
+    place: Place,
+    (size, colour, shape): (usize, usize, usize),
+    rng: &mut ChaCha8Rng,
+) {
+    let mut pose = Pose::random(rng, 1.0);
+    pose.size = SIZES[size].1 + rng.random_range(-0.7..0.7f32);
+    let room = (15.0 - pose.size) / 2.0;
+    pose.shift = std::array::from_fn(|_| rng.random_range(-room..room));
+    canvas.shape(place.row, place.column, SHAPES[shape].1, pose, COLOURS[colour].1);
+}
+
+/// Draws a question of `family` about `cells`; one of existence where none of the kind can be asked.
+pub fn draw_ask(family: BoardFamily, cells: &Cells, rng: &mut ChaCha8Rng) -> BoardAsk {
+    let filled = cells.filled();
+    match family {
+        BoardFamily::Query if !filled.is_empty() => {
+            let attribute = any(rng);
+            // Unwrap safety: some place holds something.
+            #[allow(clippy::unwrap_used)]
+            let place = *filled.choose(rng).unwrap();
+            BoardAsk::Query(attribute, place)
+        }
+        BoardFamily::Compare if filled.len() >= 2 => {
+            let two = filled.sample(rng, 2).copied().collect::<Vec<_>>();
+            BoardAsk::Compare(any(rng), two[0], two[1])
+        }
+        BoardFamily::Count => count(cells, rng),
+        BoardFamily::List => BoardAsk::List(any(rng), rng.random_range(0..cells.rows)),
+        _ => exist(cells, rng),
+    }
+}
+
+fn any(rng: &mut ChaCha8Rng) -> Attribute {
+    Attribute::ALL[rng.random_range(0..3)]
+}
+
+fn exist(cells: &Cells, rng: &mut ChaCha8Rng) -> BoardAsk {
+    let attribute = any(rng);
+    let (present, absent): (Vec<&str>, Vec<&str>) =
+        attribute.words().into_iter().partition(|word| !cells.hits(attribute, word).is_empty());
+    let wanted = if rng.random_bool(0.5) { [&present, &absent] } else { [&absent, &present] };
+    let word = wanted.iter().find_map(|words| words.choose(rng)).copied().unwrap_or("red");
+    BoardAsk::Exist(attribute, word)
+}
+
+fn count(cells: &Cells, rng: &mut ChaCha8Rng) -> BoardAsk {
+    let attribute = any(rng);
+    // Half of the questions ask for a word that is there, or nearly all counts were nought.
+    let any = attribute.words();
+    let present: Vec<&str> =
+        any.iter().copied().filter(|word| !cells.hits(attribute, word).is_empty()).collect();
+    let pool = if rng.random_bool(0.5) && !present.is_empty() { present } else { any };
+    BoardAsk::Count(attribute, pool.choose(rng).copied().unwrap_or("red"))
 }
 
 /// `n` samples of all families of boards in turn.

@@ -110,7 +110,7 @@ impl DigitBoards {
     }
 
     /// Draws a grid with handwriting of this split: light paper, dark ink, a little noise.
-    fn draw(&self, grid: &Grid, rng: &mut ChaCha8Rng) -> Scene {
+    pub fn draw(&self, grid: &Grid, rng: &mut ChaCha8Rng) -> Scene {
         let mut tint = |low: u8, high: u8| -> [u8; 3] {
             let base = rng.random_range(low..high);
             std::array::from_fn(|_| base.saturating_add(rng.random_range(0..16)))
@@ -152,7 +152,7 @@ pub fn by_family(samples: &[Sample]) -> BTreeMap<String, usize> {
 }
 
 /// Splits `n` by `weights`, the remainders going to the largest fractions, so that the parts sum to `n`.
-fn apportion(n: usize, weights: &[f64]) -> Vec<usize> {
+pub fn apportion(n: usize, weights: &[f64]) -> Vec<usize> {
     let total: f64 = weights.iter().sum();
     let shares: Vec<f64> = weights.iter().map(|weight| n as f64 * weight / total).collect();
     let mut parts: Vec<usize> = shares.iter().map(|share| share.floor() as usize).collect();
@@ -165,7 +165,8 @@ fn apportion(n: usize, weights: &[f64]) -> Vec<usize> {
     parts
 }
 
-fn pick(weights: &[f64], rng: &mut ChaCha8Rng) -> usize {
+/// A place in `weights`, as likely as its weight is large.
+pub fn pick(weights: &[f64], rng: &mut ChaCha8Rng) -> usize {
     let mut rest = rng.random_range(0.0..weights.iter().sum::<f64>());
     for (index, weight) in weights.iter().enumerate() {
         if rest < *weight {

@@ -41,7 +41,8 @@ mod tests {
 
     fn posed(question: &str, answer: &str, family: &'static str) -> Posed {
         let (question, answer) = (question.to_owned(), answer.to_owned());
-        Posed { question, answer, family, choices: vec![], reasoning: vec![], regions: vec![] }
+        let paraphrases = vec![];
+        Posed { question, paraphrases, answer, family, choices: vec![], reasoning: vec![], regions: vec![] }
     }
 
     fn found(posed: &Posed, captions: &[&str]) -> Vec<(String, Vec<String>)> {

@@ -1,7 +1,7 @@
 //! The annotator who knows: answers a sample's id from the world that made it, and counts what it is asked.
 //!
-//! Invariant: it tells only what a person could tell: answer, reasoning, regions. Deliberately absent:
-//! mistakes, skips and delays, which belong to whoever plays annotators.
+//! Invariant: it tells only what a person could tell: answer, reasoning, regions. Deliberately absent: the making of
+//! mistakes (`world`), and skips and delays, which belong to whoever plays annotators.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,17 @@ pub struct Annotation {
     pub regions: Vec<[f32; 4]>,
 }
 
+impl Annotation {
+    /// What an honest expert says about a sample.
+    pub fn of(sample: &Sample) -> Self {
+        Self {
+            answer: sample.answer.clone(),
+            reasoning: sample.reasoning.clone(),
+            regions: sample.regions.clone(),
+        }
+    }
+}
+
 /// Answers by sample id.
 #[derive(Debug, Default)]
 pub struct Oracle {
@@ -29,15 +40,12 @@ pub struct Oracle {
 impl Oracle {
     /// Knows all of `samples`; of two with the same id, the later.
     pub fn new<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
-        let answers = samples.into_iter().map(|sample| {
-            let annotation = Annotation {
-                answer: sample.answer.clone(),
-                reasoning: sample.reasoning.clone(),
-                regions: sample.regions.clone(),
-            };
-            (sample.id.clone(), annotation)
-        });
-        Self { answers: answers.collect(), asked: AtomicU64::new(0) }
+        Self::telling(samples.into_iter().map(|sample| (sample.id.clone(), Annotation::of(sample))))
+    }
+
+    /// Says what it is told to say, by sample id: how errors, guesses and abstentions come in.
+    pub fn telling(annotations: impl IntoIterator<Item = (String, Annotation)>) -> Self {
+        Self { answers: annotations.into_iter().collect(), asked: AtomicU64::new(0) }
     }
 
     /// The annotation of a sample, or nothing if the oracle never saw it. Each call counts.

@@ -133,6 +133,15 @@ impl Canvas {
         }
     }
 
+    /// Hides a square of `side` pixels whose upper left corner is at `[x, y]`.
+    pub fn cover(&mut self, [left, top]: [usize; 2], side: usize, colour: Rgb) {
+        for y in top..(top + side).min(SIDE) {
+            for x in left..(left + side).min(SIDE) {
+                self.blend(x, y, colour, 1.0);
+            }
+        }
+    }
+
     /// Blends `colour` over a cell by `opacity(u, v)`, u and v from -0.5 to 0.5 over the posed glyph.
     fn paint(
         &mut self,

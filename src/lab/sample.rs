@@ -3,6 +3,9 @@
 //! Invariant: the image is a 4 x 4 lattice of 16-pixel cells, so one caption belongs to one visual token.
 //! Deliberately absent: how a picture is drawn (`render`) and how a question is made (`question`, `boards`).
 
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+
 use super::render::{Canvas, LATTICE};
 
 /// One image with one question and its full answer.
@@ -14,6 +17,8 @@ pub struct Sample {
     pub image_png: Vec<u8>,
     /// The question in English.
     pub question: String,
+    /// Other wordings of the same question; may be empty.
+    pub paraphrases: Vec<String>,
     /// The right answer, one of `choices`.
     pub answer: String,
     /// All answers that this family of questions can have.
@@ -42,6 +47,7 @@ pub struct Scene {
 #[allow(missing_docs)]
 pub struct Posed {
     pub question: String,
+    pub paraphrases: Vec<String>,
     pub answer: String,
     pub choices: Vec<String>,
     pub reasoning: Vec<String>,
@@ -56,6 +62,7 @@ impl Sample {
             id,
             image_png: scene.canvas.to_png(),
             question: posed.question,
+            paraphrases: posed.paraphrases,
             answer: posed.answer,
             choices: posed.choices,
             reasoning: posed.reasoning,
@@ -64,6 +71,43 @@ impl Sample {
             cell_captions: scene.captions.clone(),
         }
     }
+}
+
+/// What is true of a question on a board.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// The right answer.
+    pub answer: String,
+    /// The steps to it.
+    pub reasoning: Vec<String>,
+    /// Where the evidence is.
+    pub regions: Vec<[f32; 4]>,
+}
+
+impl Facts {
+    /// Facts with an answer that has a text.
+    pub fn new(answer: impl ToString, reasoning: Vec<String>, regions: Vec<[f32; 4]>) -> Self {
+        Self { answer: answer.to_string(), reasoning, regions }
+    }
+}
+
+/// Says a question in one of its `wordings`, and keeps the others as paraphrases.
+///
+/// Panics without a wording.
+pub fn worded(
+    mut wordings: Vec<String>,
+    facts: Facts,
+    choices: Vec<String>,
+    family: &'static str,
+    rng: &mut ChaCha8Rng,
+) -> Posed {
+    // A question with one wording takes no random number: the lessons of the base hang on it.
+    // Unwrap safety: no caller passes an empty list.
+    #[allow(clippy::unwrap_used)]
+    let question = if wordings.len() > 1 { wordings.choose(rng).unwrap() } else { &wordings[0] }.clone();
+    wordings.retain(|wording| *wording != question);
+    let Facts { answer, reasoning, regions } = facts;
+    Posed { question, paraphrases: wordings, answer, choices, reasoning, regions, family }
 }
 
 /// A place on a board, counted from the top left, from 0.

@@ -1,4 +1,4 @@
-//! The demo's side of the wire: one connection, typed clients, and the few shapes every call needs.
+//! The demo's (and the importer's) side of the wire: one connection, typed clients, and the few shapes every call needs.
 //!
 //! Invariant: all it knows of the service is `activevlm.v1`. Deliberately absent: what the calls are for.
 
@@ -32,6 +32,8 @@ pub struct Client {
 
 /// Samples per message of the ingest stream.
 const CHUNK: usize = 50;
+/// Bytes of samples per message: half of what a service takes by default.
+const CHUNK_BYTES: usize = 4 << 20;
 /// Batches carry images: far more than the 4 MiB a client takes by default.
 const MESSAGE_LIMIT: usize = 64 << 20;
 
@@ -63,15 +65,7 @@ impl Client {
             .into_iter()
             .flat_map(|(split, samples)| samples.iter().map(move |s| input(s, split)))
             .collect();
-        let chunks: Vec<Vec<pb::SampleInput>> = inputs.chunks(CHUNK).map(<[_]>::to_vec).collect();
-        let (parent, mut sent) = (pool.to_owned(), 0);
-        let messages = chunks.into_iter().map(move |samples| {
-            sent += samples.len() as u64;
-            progress(sent);
-            let payload = pb::add_samples_request::Payload::Samples(pb::SampleInputs { samples });
-            pb::AddSamplesRequest { parent: parent.clone(), payload: Some(payload) }
-        });
-        let reply = self.pools.add_samples(futures::stream::iter(messages)).await?.into_inner();
+        let reply = self.send(pool, inputs.into_iter(), progress).await?;
         if let Some(rejected) = reply.rejected.first() {
             anyhow::bail!(
                 "{} samples rejected, {}: {}",
@@ -87,6 +81,41 @@ impl Client {
         );
         Ok(())
     }
+
+    /// Streams samples into `pool`; `progress` hears how many were sent.
+    pub async fn send(
+        &mut self,
+        pool: &str,
+        inputs: impl Iterator<Item = pb::SampleInput> + Send + 'static,
+        progress: impl Fn(u64) + Send + 'static,
+    ) -> anyhow::Result<pb::AddSamplesResponse> {
+        let (parent, mut sent, mut inputs) = (pool.to_owned(), 0, inputs.peekable());
+        let messages = std::iter::from_fn(move || {
+            let (mut samples, mut bytes) = (Vec::new(), 0);
+            while samples.len() < CHUNK {
+                // One sample may exceed the limit alone: the service then says what it takes.
+                let Some(next) = inputs.next_if(|next| bytes == 0 || bytes + weight(next) <= CHUNK_BYTES)
+                else {
+                    break;
+                };
+                bytes += weight(&next);
+                samples.push(next);
+            }
+            if samples.is_empty() {
+                return None;
+            }
+            sent += samples.len() as u64;
+            progress(sent);
+            let payload = pb::add_samples_request::Payload::Samples(pb::SampleInputs { samples });
+            Some(pb::AddSamplesRequest { parent: parent.clone(), payload: Some(payload) })
+        });
+        Ok(self.pools.add_samples(futures::stream::iter(messages)).await?.into_inner())
+    }
+}
+
+/// About how many bytes a sample takes on the wire.
+fn weight(input: &pb::SampleInput) -> usize {
+    prost::Message::encoded_len(input)
 }
 
 fn input(sample: &Sample, split: pb::Split) -> pb::SampleInput {

@@ -19,7 +19,9 @@ mod world;
 
 use std::path::PathBuf;
 
+pub(in crate::lab) use client::Client;
 pub use run::run;
+pub(in crate::lab) use serve::die_with_parent;
 
 /// Arguments of `active-vlm lab demo`.
 #[derive(Debug, Clone, clap::Args)]

@@ -146,16 +146,18 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
+/// Lets the kernel end the child when its parent dies.
 #[cfg(target_os = "linux")]
-fn die_with_parent(command: &mut Command) {
+pub(in crate::lab) fn die_with_parent(command: &mut Command) {
     // Safety: between fork and exec only prctl is called, which is async-signal-safe and allocates nothing.
     unsafe {
         command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(std::io::Error::from));
     }
 }
 
+/// Elsewhere the child outlives a parent that is killed.
 #[cfg(not(target_os = "linux"))]
-fn die_with_parent(_: &mut Command) {}
+pub(in crate::lab) fn die_with_parent(_: &mut Command) {}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

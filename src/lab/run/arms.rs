@@ -1,0 +1,119 @@
+//! The arms: ways to choose what is labelled next.
+//!
+//! Invariant: one table, one line each; an arm whose strategy the service does not have (yet) is an error that says so,
+//! never another strategy under its name.
+
+use anyhow::bail;
+
+use crate::domain::Strategy;
+
+/// What a label is taken to be worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// The entropy of the direct answer.
+    Entropy,
+    /// What was open on the way to the answer: the entropies of the tokens of a greedy reasoning, and of the answer.
+    Reasoning,
+    /// The information value: all terms by the funnel's tiers, missing ones estimated.
+    Information,
+}
+
+/// How an arm chooses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rule {
+    /// By a strategy of the acquisition module, alone.
+    Strategy(Strategy),
+    /// By the service's strategy, with values from here.
+    Service {
+        /// Whether a control arm is drawn first, at the budget's expense.
+        control: bool,
+        /// What the strategy weighs by.
+        worth: Worth,
+    },
+    /// Families equally often, and no outlier: it cheats, as no service knows either.
+    Balanced,
+    /// Everything there is, at once.
+    Everything,
+    /// The service cannot do it yet.
+    Missing,
+}
+
+/// A way to choose.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Arm {
+    /// Its name in configurations and tables.
+    pub name: &'static str,
+    /// What it does, for readers of the report.
+    pub about: &'static str,
+    /// How it chooses.
+    pub rule: Rule,
+    /// Whether its annotator may answer "unanswerable" where the world lets one.
+    pub abstention: bool,
+}
+
+/// Share of the control arm, the least that the service allows.
+pub const CONTROL: f64 = crate::acquisition::MIN_CONTROL_SHARE;
+
+const OURS: Rule = Rule::Service { control: true, worth: Worth::Information };
+
+const fn arm(name: &'static str, about: &'static str, rule: Rule) -> Arm {
+    Arm { name, about, rule, abstention: true }
+}
+
+/// All arms.
+pub const ARMS: &[Arm] = &[
+    arm("random", "uniformly at random", Rule::Strategy(Strategy::Random)),
+    arm("entropy", "highest entropy of the answer", Rule::Strategy(Strategy::Entropy)),
+    arm("margin", "smallest gap between the two likeliest answers", Rule::Strategy(Strategy::Margin)),
+    arm("bald", "mutual information of answer and weights (1112.5745)", Rule::Strategy(Strategy::Bald)),
+    arm("epig", "expected information about other questions (2304.08151)", Rule::Strategy(Strategy::Epig)),
+    arm("k_center", "farthest-first over embeddings (1708.00489)", Rule::Strategy(Strategy::KCenter)),
+    arm("typiclust", "the most typical of each cluster (2202.02794)", Rule::Strategy(Strategy::TypiClust)),
+    arm("prob_cover", "coverage of the pool by balls (2205.11320)", Rule::Strategy(Strategy::ProbCover)),
+    arm("badge", "k-means++ over gradients (1906.03671)", Rule::Strategy(Strategy::Badge)),
+    arm("power", "BALD with a power-law lottery (2106.12059)", Rule::Strategy(Strategy::Power)),
+    arm("coverage", "uncertainty coverage (2412.20644)", Rule::Strategy(Strategy::Coverage)),
+    arm("ours", "coverage by information value, with a control arm", OURS),
+    arm(
+        "ours_reasoning",
+        "ours, by what is open in one greedy reasoning",
+        Rule::Service { control: true, worth: Worth::Reasoning },
+    ),
+    arm(
+        "ours_entropy",
+        "ours, by the entropy of the direct answer",
+        Rule::Service { control: true, worth: Worth::Entropy },
+    ),
+    arm("ours_bandit", "ours with the bandit over arms", Rule::Missing),
+    Arm { abstention: false, ..arm("ours_no_abstention", "ours, the annotator has to guess", OURS) },
+    arm("ours_no_learnability", "ours without the learnability of groups", Rule::Missing),
+    arm("ours_no_funnel", "ours with every term for every sample", Rule::Missing),
+    arm("ours_no_adaptive", "ours with fixed weights and stage", Rule::Missing),
+    arm(
+        "ours_no_control",
+        "ours without the random slice",
+        Rule::Service { control: false, worth: Worth::Information },
+    ),
+    arm("oracle_balanced", "families equally often, no outlier: it cheats", Rule::Balanced),
+    arm("full_pool", "every label of the pool", Rule::Everything),
+];
+
+/// The strategy by which [`Rule::Service`] plans.
+pub fn service_strategy() -> Strategy {
+    Strategy::Coverage
+}
+
+/// The arm of a name.
+///
+/// # Errors
+/// When there is none, or the service cannot do it yet.
+pub fn find(name: &str) -> anyhow::Result<&'static Arm> {
+    let Some(arm) = ARMS.iter().find(|arm| arm.name == name) else {
+        let names: Vec<&str> = ARMS.iter().map(|arm| arm.name).collect();
+        bail!("there is no arm {name:?}: choose from {}", names.join(", "));
+    };
+    if arm.rule == Rule::Missing {
+        bail!("the arm {name} ({}) is not available yet: leave it out of `arms`", arm.about);
+    }
+    Ok(arm)
+}
