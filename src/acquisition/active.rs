@@ -62,6 +62,9 @@ fn pick(
     rng: &mut ChaCha8Rng,
 ) -> Result<Vec<usize>, SelectError> {
     let Some(scores) = &input.scores else { return Ok(select_at_random(rest, k, caps, rng)) };
+    if k == 0 || rest.is_empty() {
+        return Ok(Vec::new());
+    }
     let pool = scores.embeddings;
     let known = Known { labelled: input.labelled, planned: control };
     match strategy {

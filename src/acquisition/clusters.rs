@@ -7,7 +7,7 @@
 use rand::Rng;
 
 use super::draw;
-use super::embeddings::Rows;
+use super::rows::Rows;
 use super::sweep::{Normed, approach, squared_distance, squared_norms, sweep};
 
 /// Rounds of assignment; by then hardly a row changes its cluster.

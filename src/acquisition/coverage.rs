@@ -13,7 +13,7 @@ use rand::Rng;
 
 use super::caps::{Caps, Room};
 use super::embeddings::Embeddings;
-use super::k_center::Known;
+use super::known::Known;
 use super::neighbours::{Columns, median_gap};
 use super::sweep::{Normed, approach, squared_norms};
 use super::{SelectError, check_finite, draw, numeric, power};

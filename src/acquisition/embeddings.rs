@@ -10,7 +10,8 @@ use std::sync::Mutex;
 use half::f16;
 
 use super::SelectError;
-use super::kernel::{self, BLOCK, LANES, Path};
+use super::kernel::{self, Path};
+use super::rows::Rows;
 use super::sweep::run_on_all_cores;
 
 /// Row-major embeddings `[rows, dim]`, float32 or float16.
@@ -79,100 +80,28 @@ impl<'a> Embeddings<'a> {
         rest.fill(0.0);
     }
 
+    /// The rows `range` where they lie, if they are float32.
+    pub(super) fn in_place(&self, range: Range<usize>) -> Option<&'a [f32]> {
+        match self.values {
+            Values::F32(values) => Some(&values[range.start * self.dim..range.end * self.dim]),
+            Values::F16(_) => None,
+        }
+    }
+
+    /// Float32 rows that are known to be finite and whole.
+    pub(super) fn trusted(values: &'a [f32], dim: usize) -> Self {
+        Self { values: Values::F32(values), dim }
+    }
+
     /// All rows, in order.
     pub(super) fn all(self) -> Rows<'a> {
-        Rows { embeddings: self, chosen: None }
+        Rows::new(self, None)
     }
 
     /// Rows `chosen`, in that order.
     pub(super) fn only(self, chosen: &'a [usize]) -> Rows<'a> {
-        Rows { embeddings: self, chosen: Some(chosen) }
+        Rows::new(self, Some(chosen))
     }
-}
-
-/// Some rows of [`Embeddings`], in some order.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rows<'a> {
-    embeddings: Embeddings<'a>,
-    chosen: Option<&'a [usize]>,
-}
-
-impl<'a> Rows<'a> {
-    pub(super) fn len(&self) -> usize {
-        self.chosen.map_or(self.embeddings.len(), <[usize]>::len)
-    }
-
-    /// The length of a row once it is padded to whole lanes.
-    pub(super) fn width(&self) -> usize {
-        padded(self.embeddings.dim)
-    }
-
-    /// The rows `range` without a copy, where they lie in memory as the kernel wants them: whole lanes, whole blocks.
-    pub(super) fn in_place(&self, range: Range<usize>) -> Option<&'a [f32]> {
-        let dim = self.embeddings.dim;
-        match (self.embeddings.values, self.chosen) {
-            (Values::F32(values), None) if dim.is_multiple_of(LANES) && range.len().is_multiple_of(BLOCK) => {
-                Some(&values[range.start * dim..range.end * dim])
-            }
-            _ => None,
-        }
-    }
-
-    /// Writes the rows `range` to `to`, padded to whole lanes and, with rows of zeros, to whole blocks.
-    pub(super) fn pack(&self, range: Range<usize>, to: &mut Vec<f32>) {
-        let width = self.width();
-        let blocks = range.len().next_multiple_of(BLOCK);
-        to.resize(blocks * width, 0.0);
-        let mut rows = to.chunks_exact_mut(width);
-        for (position, row) in range.zip(&mut rows) {
-            self.embeddings.read(self.chosen.map_or(position, |chosen| chosen[position]), row);
-        }
-        rows.for_each(|row| row.fill(0.0));
-    }
-
-    /// A copy of all of them as float32.
-    pub(super) fn copy(&self) -> Matrix {
-        let mut values = Vec::new();
-        self.pack(0..self.len(), &mut values);
-        Matrix { values, rows: self.len(), width: self.width() }
-    }
-}
-
-/// Padded float32 rows of its own, `[rows, width]`.
-#[derive(Debug, Clone)]
-pub(super) struct Matrix {
-    values: Vec<f32>,
-    rows: usize,
-    width: usize,
-}
-
-impl Matrix {
-    /// `rows` rows of zeros for `dim` components.
-    pub(super) fn zeros(rows: usize, dim: usize) -> Self {
-        let width = padded(dim);
-        Self { values: vec![0.0; rows.next_multiple_of(BLOCK) * width], rows, width }
-    }
-
-    /// The rows, to multiply.
-    pub(super) fn rows(&self) -> Rows<'_> {
-        let values = Values::F32(&self.values[..self.rows * self.width]);
-        Embeddings { values, dim: self.width }.all()
-    }
-
-    /// Row `i`, with its padding.
-    pub(super) fn row(&self, i: usize) -> &[f32] {
-        &self.values[i * self.width..][..self.width]
-    }
-
-    /// Row `i`, with its padding, which must stay zero.
-    pub(super) fn row_mut(&mut self, i: usize) -> &mut [f32] {
-        &mut self.values[i * self.width..][..self.width]
-    }
-}
-
-/// `dim` padded to whole lanes; one lane at least, so that empty rows have products too.
-fn padded(dim: usize) -> usize {
-    dim.max(1).next_multiple_of(LANES)
 }
 
 fn check_shape(numbers: usize, dim: usize) -> Result<(), SelectError> {
@@ -259,8 +188,6 @@ mod tests {
             let mut row = [9.0; 3];
             pool.read(1, &mut row);
             assert_eq!((pool.len(), row), (2, [-3.0, 4.0, 0.0]));
-            let copy = pool.only(&[1]).copy();
-            assert_eq!((copy.rows().len(), &copy.row(0)[..3]), (1, &[-3.0, 4.0, 0.0][..]));
         }
     }
 }

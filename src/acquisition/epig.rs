@@ -32,6 +32,9 @@ pub fn select_by_epig(
     caps: Caps<'_>,
     rng: &mut impl Rng,
 ) -> Vec<usize> {
+    if k == 0 {
+        return Vec::new();
+    }
     let lots = draw::permutation(candidates.len(), rng);
     let mut bounds: Vec<(f32, u32, usize)> =
         candidates.iter().zip(lots).map(|(&row, lot)| (bald(answers, row), lot, row)).collect();

@@ -3,7 +3,7 @@
 //! Invariant: a neighbour's distance has the kernel's bits, and ties go to the lower position.
 //! Deliberately absent: index structures; in hundreds of dimensions tiled products are faster than any exact one.
 
-use super::embeddings::Rows;
+use super::rows::Rows;
 use super::sweep::{Normed, squared_distance, squared_norms, sweep};
 
 /// The median squared distance of `rows` to the nearest of `others` that is elsewhere; `None` where there is none.

@@ -10,7 +10,7 @@ use rand::Rng;
 use super::caps::{Caps, Room};
 use super::clusters::Clusters;
 use super::embeddings::Embeddings;
-use super::k_center::Known;
+use super::known::Known;
 use super::sweep::{Normed, squared_distance, squared_norms, sweep};
 use super::{SelectError, draw};
 

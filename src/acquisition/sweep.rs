@@ -6,8 +6,8 @@
 
 use std::sync::Mutex;
 
-use super::embeddings::{Matrix, Rows};
 use super::kernel::{self, BLOCK, Path};
+use super::rows::{Matrix, Rows};
 
 /// Numbers in a tile of rows, and in one of columns: together they fit a second-level cache of half a megabyte.
 const ROW_TILE: usize = 1 << 15;

@@ -9,7 +9,7 @@ use rand::Rng;
 use super::caps::{Caps, Room};
 use super::clusters::Clusters;
 use super::embeddings::Embeddings;
-use super::k_center::Known;
+use super::known::Known;
 use super::neighbours::mean_gaps;
 use super::sweep::Normed;
 use super::{SelectError, draw};
