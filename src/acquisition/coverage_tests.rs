@@ -103,17 +103,6 @@ fn a_pool_of_two_thousand_is_covered_as_by_exact_greedy() {
 }
 
 #[test]
-#[ignore = "takes minutes and 2 GB: the share of exact greedy on 20,000 samples, printed"]
-fn share_of_exact_greedy_at_scale() {
-    for (clusters, spread) in [(0, 1.0), (200, 0.5), (1000, 1.0)] {
-        for k in [50, 200, 1000] {
-            let share = share_of_exact(20_000, 128, clusters, spread, k);
-            println!("{clusters} clusters, spread {spread}, {k} picks: {share:.4}");
-        }
-    }
-}
-
-#[test]
 fn hand_computed_on_a_line() {
     // Two crowds and a lone sample; the larger crowd comes first, then the other, then the lone one.
     let line = [0.0, 0.1, 0.2, 5.0, 5.1, 20.0];

@@ -8,6 +8,7 @@ mod models;
 mod next_batch;
 mod report;
 mod scoring;
+mod selection;
 mod server;
 mod submit_labels;
 mod terms;
@@ -19,6 +20,9 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "child") {
         return models::child(arguments.split_off(1));
+    }
+    if arguments.first().is_some_and(|first| first == "select-child") {
+        return selection::run_child(&arguments[1..]);
     }
     // Cargo passes `--bench`; what remains is the name asked for.
     let only = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
@@ -38,6 +42,12 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted("scoring") {
         scoring::run(&mut report).await?;
+    }
+    if wanted("k_center") {
+        selection::center(&mut report)?;
+    }
+    if wanted("coverage_1m") {
+        selection::million(&mut report)?;
     }
     if wanted("terms") {
         terms::run(&mut report).await?;

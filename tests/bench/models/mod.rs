@@ -63,10 +63,17 @@ impl Duel<'_> {
 
 /// What a user would run instead.
 fn peer(arguments: &[String]) -> anyhow::Result<Measured> {
+    measured(python("peer.py")?.args(arguments))
+}
+
+/// A script of the peers, to be given its arguments.
+pub fn python(script: &str) -> anyhow::Result<Command> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = std::env::var_os("BENCH_PYTHON").map_or(root.join(".venv-bench/bin/python"), Into::into);
     anyhow::ensure!(python.exists(), "{} is missing: run `make bench-python` first", python.display());
-    measured(Command::new(python).arg(root.join("tests/bench/peers/peer.py")).args(arguments))
+    let mut command = Command::new(python);
+    command.arg(root.join("tests/bench/peers").join(script));
+    Ok(command)
 }
 
 fn measured(command: &mut Command) -> anyhow::Result<Measured> {
