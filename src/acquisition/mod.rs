@@ -6,21 +6,34 @@
 //! Invariant: a non-finite score never selects or hides a sample, it is an error that names the sample.
 //! Deliberately absent: tensors, models, IO, clocks and global rngs; whoever calls brings the scores as columns.
 
+pub mod bandit;
+mod chance;
 mod distance;
 mod draw;
 mod entropy;
+mod evidence;
 mod k_center;
+pub mod learnability;
+pub mod learning_curve;
 mod margin;
 mod plan;
 mod random;
+pub mod refit;
+pub mod savings;
+mod stage;
+pub mod stopping;
+pub mod temperature;
+pub mod value;
 mod value_k_center;
 
 pub use distance::{Embeddings, euclidean};
 pub use entropy::select_by_entropy;
+pub use evidence::{Tried, accuracy, accuracy_slope, calibration_error, covered_share};
 pub use k_center::{Pick, k_center};
 pub use margin::select_by_margin;
 pub use plan::{MIN_CONTROL_SHARE, Plan, PlanConfig, PlanInput, PlannedItem, Scores, plan};
 pub use random::select_at_random;
+pub use stage::{decide, tau};
 pub use value_k_center::value_k_center;
 
 /// Why nothing could be selected.

@@ -1,0 +1,290 @@
+//! The stage of a pool: what its next labels are for.
+//!
+//! Early labels should cover the pool, later ones settle what is undecided, and late ones mend reasoning that
+//! is right only now and then. The stage follows signals of each round; `tau` is its smooth form, the power to
+//! which the value is raised as the weight of coverage. Invariant: a decision is a function of the decisions
+//! before it and the signals; it changes stage only after two rounds of agreement, and never back by more than
+//! one. Deliberately absent: the measuring of signals.
+
+use crate::domain::{Decision, Signals, Stage};
+
+/// Coverage below which the pool is not covered; the middle of the schedule too.
+const COVERED: f64 = 0.5;
+/// The share of coverage over which the schedule moves by one logistic unit.
+const TAU_WIDTH: f64 = 0.1;
+/// Calibration error above which values cannot be compared.
+const CALIBRATED: f64 = 0.15;
+/// Accuracy gained per e-fold of labels below which direct answers have had their labels (2 points).
+const SATURATED: f64 = 0.02;
+/// pass@8 less majority@8 above which reasoning is worth mending.
+const IN_REACH: f64 = 0.05;
+/// Rounds that must agree before the stage changes.
+const AGREEMENT: u32 = 2;
+
+/// The power of the value at a coverage: `1 / (1 + exp(-(coverage - 0.5) / 0.1))`.
+pub fn tau(coverage: f64) -> f64 {
+    1.0 / (1.0 + (-(coverage - COVERED) / TAU_WIDTH).exp())
+}
+
+/// Decides the stage of the next round.
+///
+/// `history` is every earlier decision of the pool, oldest first. The first decision takes what its signals
+/// propose. A pinned stage is in force at once, with `tau` 0 for [`Stage::Alignment`] and 1 for the others;
+/// proposals are recorded all the same, and the stage follows them again when the pin goes.
+pub fn decide(history: &[Decision], signals: Signals, pinned: Option<Stage>) -> Decision {
+    let signals = signals.measured();
+    let last = history.last();
+    let current = last.map(|last| last.stage);
+    let (proposed, mut reasons) = propose(&signals, current);
+    let agreed_rounds = agreement(history, proposed) + 1;
+    let stage = match (pinned, current) {
+        (Some(pin), _) => {
+            reasons.push(format!("pinned to {pin:?}"));
+            pin
+        }
+        (None, None) => proposed,
+        (None, Some(current)) if proposed == current => current,
+        (None, Some(current)) if agreed_rounds < AGREEMENT => {
+            reasons
+                .push(format!("{proposed:?} is proposed for the first time: {current:?} stays for a round"));
+            current
+        }
+        (None, Some(current)) => {
+            let next = proposed.max(current.back());
+            reasons.push(format!("{agreed_rounds} rounds agree: {current:?} gives way to {next:?}"));
+            next
+        }
+    };
+    let smooth = match (signals.coverage, last) {
+        (Some(coverage), _) => tau(coverage),
+        (None, Some(last)) => last.tau,
+        (None, None) => 0.0,
+    };
+    let tau = match pinned {
+        Some(Stage::Alignment) => 0.0,
+        Some(_) => 1.0,
+        None => smooth,
+    };
+    Decision { stage, tau, proposed, agreed_rounds, pinned, reasons, signals }
+}
+
+/// How many of the latest decisions in a row proposed `proposed`, since the stage last changed.
+fn agreement(history: &[Decision], proposed: Stage) -> u32 {
+    let current = history.last().map(|last| last.stage);
+    // The round that changed the stage spent its agreement on the change.
+    let fresh = history.iter().rposition(|past| Some(past.stage) != current).map_or(0, |other| other + 2);
+    let agree = history[fresh..].iter().rev().take_while(|past| past.proposed == proposed);
+    agree.count() as u32
+}
+
+impl Stage {
+    /// The stage before this one.
+    fn back(self) -> Self {
+        match self {
+            Self::Alignment | Self::Boundary => Self::Alignment,
+            Self::Reasoning => Self::Boundary,
+        }
+    }
+}
+
+fn propose(signals: &Signals, current: Option<Stage>) -> (Stage, Vec<String>) {
+    let mut reasons = Vec::new();
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    match signals.coverage {
+        Some(coverage) if coverage < COVERED => {
+            reasons.push(format!(
+                "labels cover {} of the pool, less than {}",
+                percent(coverage),
+                percent(COVERED)
+            ));
+        }
+        Some(_) => {}
+        // Nothing is known of a new pool; an old one is not thrown back by a signal that failed once.
+        None if current.is_none_or(|stage| stage == Stage::Alignment) => {
+            reasons.push("how much of the pool the labels cover is not known".into());
+        }
+        None => {}
+    }
+    if let Some(error) = signals.calibration_error.filter(|&error| error > CALIBRATED) {
+        reasons.push(format!("calibration error {} is above {}", percent(error), percent(CALIBRATED)));
+    }
+    if !reasons.is_empty() {
+        return (Stage::Alignment, reasons);
+    }
+    match (signals.slope, signals.slope_error, signals.pass_less_majority) {
+        // One standard error of benefit of the doubt: a noisy slope is not a flat one.
+        (Some(slope), Some(error), Some(gap)) if slope + error < SATURATED && gap > IN_REACH => {
+            reasons.push(format!(
+                "direct accuracy gains {} per e-fold of labels (+- {})",
+                percent(slope),
+                percent(error)
+            ));
+            reasons.push(format!(
+                "one of eight chains is right {} more often than their majority",
+                percent(gap)
+            ));
+            (Stage::Reasoning, reasons)
+        }
+        (Some(slope), Some(error), _) if slope + error >= SATURATED => {
+            reasons.push(format!(
+                "covered and still learning: {} per e-fold of labels (+- {})",
+                percent(slope),
+                percent(error)
+            ));
+            (Stage::Boundary, reasons)
+        }
+        (Some(_), Some(_), Some(gap)) => {
+            reasons.push(format!(
+                "learning is flat, but chains hold only {} more than their majority",
+                percent(gap)
+            ));
+            (Stage::Boundary, reasons)
+        }
+        _ if current == Some(Stage::Reasoning) => {
+            reasons.push("slope or chains are not known: nothing speaks against the stage".into());
+            (Stage::Reasoning, reasons)
+        }
+        _ => {
+            reasons.push("covered; slope or chains are not known".into());
+            (Stage::Boundary, reasons)
+        }
+    }
+}
+
+impl Signals {
+    /// The same with every number that is not finite left out, so that equal decisions compare equal.
+    fn measured(self) -> Self {
+        let finite = |signal: Option<f64>| signal.filter(|value| value.is_finite());
+        Self {
+            coverage: finite(self.coverage),
+            accuracy: finite(self.accuracy),
+            calibration_error: finite(self.calibration_error),
+            slope: finite(self.slope),
+            slope_error: finite(self.slope_error),
+            evidence_attention: finite(self.evidence_attention),
+            visual_share: finite(self.visual_share),
+            language_share: finite(self.language_share),
+            reasoning_share: finite(self.reasoning_share),
+            model_share: finite(self.model_share),
+            reasoning_gain: finite(self.reasoning_gain),
+            pass_less_majority: finite(self.pass_less_majority),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Stage::{Alignment, Boundary, Reasoning};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn speaking_for(stage: Stage) -> Signals {
+        let learning = Signals {
+            coverage: Some(0.8),
+            calibration_error: Some(0.05),
+            slope: Some(0.1),
+            slope_error: Some(0.02),
+            pass_less_majority: Some(0.2),
+            ..Signals::default()
+        };
+        match stage {
+            Alignment => Signals { coverage: Some(0.2), ..learning },
+            Boundary => learning,
+            Reasoning => Signals { slope: Some(0.0), slope_error: Some(0.01), ..learning },
+        }
+    }
+
+    fn run(proposals: &[Stage]) -> Vec<Decision> {
+        let mut history = Vec::new();
+        for &stage in proposals {
+            history.push(decide(&history, speaking_for(stage), None));
+        }
+        history
+    }
+
+    fn stages(proposals: &[Stage]) -> Vec<Stage> {
+        run(proposals).iter().map(|decision| decision.stage).collect()
+    }
+
+    #[test]
+    fn signals_speak_for_their_stage() {
+        let proposed = |signals| decide(&[], signals, None).proposed;
+        for stage in [Alignment, Boundary, Reasoning] {
+            assert_eq!(proposed(speaking_for(stage)), stage);
+        }
+        let base = speaking_for(Reasoning);
+        assert_eq!(proposed(Signals { calibration_error: Some(0.16), ..base }), Alignment);
+        assert_eq!(proposed(Signals { pass_less_majority: Some(0.01), ..base }), Boundary);
+        assert_eq!(
+            proposed(Signals { slope_error: Some(0.03), ..base }),
+            Boundary,
+            "too noisy to be called flat"
+        );
+        assert_eq!(proposed(Signals { slope: None, ..base }), Boundary);
+        assert_eq!(proposed(Signals { coverage: Some(f64::NAN), ..base }), Alignment);
+        assert_eq!(proposed(Signals::default()), Alignment);
+    }
+
+    #[test]
+    fn two_rounds_must_agree_to_change() {
+        assert_eq!(stages(&[Alignment, Boundary, Boundary]), [Alignment, Alignment, Boundary]);
+        assert_eq!(stages(&[Alignment, Boundary, Alignment, Boundary]), [Alignment; 4]);
+        assert_eq!(stages(&[Boundary, Reasoning, Reasoning]), [Boundary, Boundary, Reasoning]);
+        assert_eq!(stages(&[Alignment, Reasoning, Boundary, Reasoning, Reasoning])[4], Reasoning);
+        let agreed: Vec<u32> =
+            run(&[Alignment, Boundary, Boundary]).iter().map(|d| d.agreed_rounds).collect();
+        assert_eq!(agreed, [1, 1, 2]);
+    }
+
+    #[test]
+    fn the_way_back_is_one_stage_at_a_time_with_fresh_agreement_for_each() {
+        let proposals = [Reasoning, Alignment, Alignment, Alignment, Alignment];
+        assert_eq!(stages(&proposals), [Reasoning, Reasoning, Boundary, Boundary, Alignment]);
+    }
+
+    #[test]
+    fn a_pin_holds_at_once_and_its_end_is_no_reason_to_jump() {
+        let mut history = run(&[Alignment, Boundary]);
+        history.push(decide(&history, speaking_for(Boundary), Some(Reasoning)));
+        let pinned = &history[2];
+        assert_eq!((pinned.stage, pinned.proposed, pinned.tau), (Reasoning, Boundary, 1.0));
+        assert_eq!(decide(&history, speaking_for(Boundary), Some(Alignment)).tau, 0.0);
+        history.push(decide(&history, speaking_for(Boundary), None));
+        assert_eq!((history[3].stage, history[3].agreed_rounds), (Reasoning, 1));
+        assert_eq!(decide(&history, speaking_for(Boundary), None).stage, Boundary);
+    }
+
+    #[test]
+    fn the_schedule_is_smooth_and_remembers_when_coverage_is_unknown() {
+        assert_eq!(tau(0.5), 0.5);
+        assert!(tau(0.0) < 0.01 && tau(1.0) > 0.99 && tau(0.6) > tau(0.55));
+        let history = run(&[Boundary]);
+        let blind = Signals { coverage: None, ..speaking_for(Boundary) };
+        let next = decide(&history, blind, None);
+        assert_eq!((next.tau, next.stage), (tau(0.8), Boundary));
+        assert_eq!(decide(&[], Signals::default(), None).tau, 0.0);
+    }
+
+    #[test]
+    fn a_decision_survives_its_storage() {
+        let decision = run(&[Alignment, Boundary, Boundary]).pop().expect("three decisions");
+        let stored = serde_json::to_string(&decision).expect("plain data");
+        assert_eq!(serde_json::from_str::<Decision>(&stored).expect("what was stored"), decision);
+        assert!(!decision.reasons.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn equal_histories_decide_alike_and_no_step_back_is_longer_than_one(
+            proposals in prop::collection::vec(0usize..3, 1..20),
+        ) {
+            let proposals: Vec<Stage> = proposals.iter().map(|&i| [Alignment, Boundary, Reasoning][i]).collect();
+            let history = run(&proposals);
+            prop_assert_eq!(&history, &run(&proposals));
+            for pair in history.windows(2) {
+                prop_assert!(pair[1].stage >= pair[0].stage.back());
+                prop_assert!(pair[1].stage == pair[0].stage || pair[1].agreed_rounds >= 2);
+            }
+        }
+    }
+}
