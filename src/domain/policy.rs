@@ -94,7 +94,7 @@ impl Default for Gate {
 pub struct Adaptive {
     /// Whether a stage is decided for every round; else the full value stands.
     pub enabled: bool,
-    /// Whether the shares of the active arms are drawn by what their labels taught.
+    /// Whether the shares of the active arms are drawn by what their labels taught. Refused for now: a plan has one.
     pub bandit: bool,
 }
 
@@ -255,6 +255,11 @@ impl Policy {
         check(t.checkpoint_steps >= 1, "training.checkpoint_steps", "must be at least 1");
         check(unit(self.gate.max_accuracy_drop), "gate.max_accuracy_drop", "must be 0 to 1");
         check(unit(self.gate.max_calibration_rise), "gate.max_calibration_rise", "must be 0 to 1");
+        check(
+            !self.adaptive.bandit,
+            "adaptive.bandit",
+            "must be false: plans have one active arm, so there are no shares to draw yet",
+        );
         let stopping = &self.stopping;
         check(
             (0.0..=100.0).contains(&stopping.min_gain_per_100_labels),
@@ -323,11 +328,13 @@ mod tests {
             seconds_per_label: Some(0.0),
             price_per_label: Some(f64::NAN),
         };
-        let bad = Policy { stopping, abstention: " . ".to_owned(), ..Policy::default() };
+        let adaptive = Adaptive { bandit: true, ..Adaptive::default() };
+        let bad = Policy { adaptive, stopping, abstention: " . ".to_owned(), ..Policy::default() };
         let fields: Vec<_> = bad.violations("").into_iter().map(|v| v.field).collect();
         assert_eq!(
             fields,
             [
+                "adaptive.bandit",
                 "stopping.min_gain_per_100_labels",
                 "stopping.seconds_per_label",
                 "stopping.price_per_label",

@@ -119,7 +119,7 @@ impl Store {
                      (SELECT id, true, h FROM (
                           SELECT id, hashtextextended(name, 1) AS h FROM samples
                           WHERE pool_id = $1 AND split = 'POOL' AND state <> 'REJECTED'
-                          AND EXISTS (SELECT 1 FROM labels l WHERE l.sample_id = samples.id AND l.kind = 'ANSWER')) e
+                          AND id IN (SELECT sample_id FROM labels WHERE pool_id = $1 AND kind = 'ANSWER')) e
                       ORDER BY h, id LIMIT $3)) s
                CROSS JOIN LATERAL (
                    SELECT embedding FROM scores WHERE version_id = $2 AND sample_id = s.id LIMIT 1) c
