@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::learning_curve::{Curve, CurvePoint};
 use super::{SelectError, chance};
+use crate::domain::{Savings, SavingsVerdict as Verdict};
 
 /// What the meter assumes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -26,34 +27,6 @@ impl Default for MeterRule {
     fn default() -> Self {
         Self { reach: 10.0, training_deviation: 0.01, draws: 1000 }
     }
-}
-
-/// What may be said about savings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
-    /// The interval holds the labels spent, or the curve does not reach the model's accuracy.
-    NotYetDistinguishable,
-    /// Chance would have needed more labels.
-    Saves,
-    /// Chance would have needed fewer.
-    Costs,
-}
-
-/// Labels spent, and labels that a random policy would have needed for the same accuracy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Savings {
-    /// Labels that the real model was trained on, the control arm's included.
-    pub labels_spent: usize,
-    /// The median estimate; `None` when the curve does not reach the model's accuracy.
-    pub labels_random: Option<f64>,
-    /// Lower end of the 95 % interval.
-    pub low: f64,
-    /// Its upper end; `None` is unbounded, as far as the curve can tell.
-    pub high: Option<f64>,
-    /// What may be said.
-    pub verdict: Verdict,
-    /// The same in a sentence.
-    pub reason: String,
 }
 
 /// Measures savings against the `random` curve, in any order of points; several may have equally many labels.

@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::SelectError;
+use crate::domain::{Advice, Call};
 
 /// Rounds before which nothing is expected, and the most that the slope looks back on: learning slows down, and
 /// old rounds would promise their own pace.
@@ -37,10 +38,10 @@ pub struct NextLabels {
     pub labels: usize,
     /// Their summed information value, nats; `None` if it is not known.
     pub nats: Option<f64>,
-    /// Expected seconds of a person per label.
+    /// Expected seconds of a person per label; 0 when they are not known.
     pub secs_per_label: f64,
-    /// Price of a second in any currency; `None` when nobody asked.
-    pub price_per_sec: Option<f64>,
+    /// Price of a label in any currency; `None` when nobody asked.
+    pub price_per_label: Option<f64>,
 }
 
 /// When a policy calls it enough.
@@ -58,38 +59,6 @@ impl Default for StoppingRule {
     }
 }
 
-/// What is advised.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Call {
-    /// The next labels are not worth it.
-    Enough {
-        /// Why.
-        reason: String,
-    },
-    /// They may be.
-    GoOn {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// Advice with the numbers it rests on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Advice {
-    /// What is advised.
-    pub call: Call,
-    /// Accuracy points (0 to 100) that the next labels are expected to bring; `None` before three rounds.
-    pub expected_gain: Option<f64>,
-    /// Lower end of the 95 % interval, points.
-    pub low: Option<f64>,
-    /// Its upper end, points.
-    pub high: Option<f64>,
-    /// Seconds of people that the next labels cost.
-    pub cost_secs: f64,
-    /// The same at the price given.
-    pub price: Option<f64>,
-}
-
 /// A gain in points with its standard error.
 #[derive(Debug, Clone, Copy)]
 struct Gain {
@@ -101,7 +70,7 @@ struct Gain {
 pub fn advise(past: &[PastRound], next: &NextLabels, rule: &StoppingRule) -> Result<Advice, SelectError> {
     check(past, next, rule)?;
     let cost_secs = next.labels as f64 * next.secs_per_label;
-    let price = next.price_per_sec.map(|price| price * cost_secs);
+    let price = next.price_per_label.map(|price| price * next.labels as f64);
     if past.len() < ROUNDS.0 {
         let reason = format!("{} of the {} rounds that show a slope", past.len(), ROUNDS.0);
         let call = Call::GoOn { reason };
@@ -116,12 +85,12 @@ pub fn advise(past: &[PastRound], next: &NextLabels, rule: &StoppingRule) -> Res
     let high = views.iter().map(|gain| gain.points + Z * gain.error).fold(f64::NEG_INFINITY, f64::max);
 
     let asked = rule.min_gain_per_100_labels * next.labels as f64 / 100.0;
-    let cost = match price {
-        Some(price) => format!("{:.1} hours at a price of {price:.2}", cost_secs / 3600.0),
-        None => format!("{:.1} hours", cost_secs / 3600.0),
-    };
+    let time = (cost_secs > 0.0).then(|| format!("{:.1} hours", cost_secs / 3600.0));
+    let cost: Vec<String> =
+        time.into_iter().chain(price.map(|price| format!("at a price of {price:.2}"))).collect();
+    let cost = if cost.is_empty() { String::new() } else { format!(" ({})", cost.join(" ")) };
     let what = format!(
-        "the next {} labels ({cost}) should bring {expected:.2} points ({low:.2} to {high:.2}, 95 %)",
+        "the next {} labels{cost} should bring {expected:.2} points ({low:.2} to {high:.2}, 95 %)",
         next.labels
     );
     let call = if high < asked {
@@ -145,7 +114,7 @@ fn check(past: &[PastRound], next: &NextLabels, rule: &StoppingRule) -> Result<(
         }
     }
     let nats = past.iter().map(|round| round.nats).chain([next.nats]).flatten();
-    let numbers = nats.chain(next.price_per_sec).chain([
+    let numbers = nats.chain(next.price_per_label).chain([
         next.secs_per_label,
         rule.min_gain_per_100_labels,
         rule.training_deviation,
@@ -206,7 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     const NEXT: NextLabels =
-        NextLabels { labels: 100, nats: None, secs_per_label: 36.0, price_per_sec: None };
+        NextLabels { labels: 100, nats: None, secs_per_label: 36.0, price_per_label: None };
 
     /// Rounds of 100 labels whose accuracy is `start + slope ln(labels / 100)`, with 20 nats each.
     fn rounds(n: usize, start: f64, slope: f64) -> Vec<PastRound> {
@@ -236,7 +205,7 @@ mod tests {
             "{out:?}"
         );
         assert_eq!((out.cost_secs, out.price), (3_600.0, None));
-        let priced = advice(&rounds(4, 0.5, 0.05), NextLabels { price_per_sec: Some(0.01), ..NEXT });
+        let priced = advice(&rounds(4, 0.5, 0.05), NextLabels { price_per_label: Some(0.36), ..NEXT });
         assert_eq!(priced.price, Some(36.0));
     }
 

@@ -1,6 +1,6 @@
 //! What `NextBatch` hands out: a lease on planned samples, and a name for every other outcome.
 
-use super::{LeaseId, Time};
+use super::{LeaseId, Stage, Time};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -115,6 +115,9 @@ pub struct Batch {
     pub retry_after: Option<Duration>,
     /// Open round, 0 where there is none yet.
     pub round: i64,
+    /// What the plan of that round is to value; none where nothing was decided.
+    #[serde(default)]
+    pub stage: Option<Stage>,
     /// Number of the serving version.
     pub serving_version: i64,
     /// Share of these queries scored by another version than the serving one.

@@ -14,6 +14,8 @@ pub enum JobKind {
     Plan,
     /// Fine-tune, evaluate, gate, promote.
     Train,
+    /// Fine-tune on the control arm's labels alone, evaluate, keep the figures.
+    Shadow,
     /// Purge a deleted pool.
     DeletePool,
 }

@@ -1,8 +1,9 @@
 //! Figures of a pool, as `GetMetrics` and the dashboard show them.
 //!
-//! Counted from the tables when asked: nothing here is kept up to date on the side, so nothing can drift.
+//! Counted from the tables when asked: nothing here is kept up to date on the side, so nothing can drift. Only what a
+//! training came to (savings and advice) is kept, with the round that it was reckoned for.
 
-use super::{Arm, Evaluation, LabelKind, RoundState, SampleState, Split};
+use super::{Advice, Arm, Evaluation, LabelKind, RoundState, SampleState, Savings, Split};
 
 /// Figures of a pool at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,6 +22,10 @@ pub struct PoolMetrics {
     pub live_leases: u64,
     /// Share of pairs of answers to the same sample that agree, in [0, 1]; none without such pairs.
     pub agreement: Option<f64>,
+    /// Labels saved against a random policy, as the newest round that was trained has shown.
+    pub savings: Savings,
+    /// Whether more labels pay, as the newest round that was trained has shown.
+    pub advice: Advice,
 }
 
 /// How many samples are where.

@@ -12,6 +12,8 @@ pub mod policy;
 pub mod pool;
 pub mod round;
 pub mod sample;
+pub mod savings;
+pub mod stage;
 pub mod uncertainty;
 pub mod version;
 
@@ -21,10 +23,12 @@ pub use ids::{JobId, LabelId, LeaseId, PoolId, RoundId, SampleId, VersionId};
 pub use job::{Job, JobKind, JobState, Trigger};
 pub use label::{Answer, Content, Label, LabelKind, NewLabel, Region, Verdict, VerdictCode};
 pub use metrics::{AnnotatorCount, LabelCount, PoolMetrics, RoundPoint, SampleCount};
-pub use policy::{Gate, Policy, Strategy, Training, TrainingMode};
+pub use policy::{Adaptive, Gate, Meter, Policy, Stopping, Strategy, Training, TrainingMode};
 pub use pool::{Pool, PoolState};
 pub use round::{Round, RoundState};
 pub use sample::{NewSample, Sample, SampleState, Split};
+pub use savings::{Advice, Call, Savings, SavingsVerdict};
+pub use stage::{Decision, Signals, Stage};
 pub use version::{Evaluation, GateVerdict, Version, VersionState};
 
 /// A moment, as Postgres keeps it (UTC, microseconds).

@@ -104,6 +104,54 @@ impl Default for Gate {
     }
 }
 
+/// How the value of a label follows what the rounds before showed.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Adaptive {
+    /// Whether a stage is decided for every round; else the full value stands.
+    pub enabled: bool,
+    /// Whether the shares of the active arms are drawn by what their labels taught. Refused for now: a plan has one.
+    pub bandit: bool,
+}
+
+impl Default for Adaptive {
+    fn default() -> Self {
+        Self { enabled: true, bandit: false }
+    }
+}
+
+/// When labels are no longer worth their price.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stopping {
+    /// Accuracy that the next 100 labels must promise, points in 100.
+    pub min_gain_per_100_labels: f64,
+    /// Seconds of an annotator per label; none takes the median of the newest lead times.
+    pub seconds_per_label: Option<f64>,
+    /// Price of a label, in whatever currency; none tells costs in seconds only.
+    pub price_per_label: Option<f64>,
+}
+
+impl Default for Stopping {
+    fn default() -> Self {
+        Self { min_gain_per_100_labels: 0.2, seconds_per_label: None, price_per_label: None }
+    }
+}
+
+/// How it is measured whether the selection saves labels.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Meter {
+    /// Whether every training is followed by one on the control arm's labels alone.
+    pub shadow: bool,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { shadow: true }
+    }
+}
+
 /// How a pool's loop runs.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -140,6 +188,14 @@ pub struct Policy {
     pub gate: Gate,
     /// Seed of plans and trainings.
     pub seed: u64,
+    /// How the value follows what the rounds before showed.
+    pub adaptive: Adaptive,
+    /// When labels are no longer worth their price.
+    pub stopping: Stopping,
+    /// How it is measured whether the selection saves labels.
+    pub meter: Meter,
+    /// The answer that means "this cannot be answered".
+    pub abstention: String,
 }
 
 impl Default for Policy {
@@ -160,6 +216,10 @@ impl Default for Policy {
             training: Training::default(),
             gate: Gate::default(),
             seed: 0,
+            adaptive: Adaptive::default(),
+            stopping: Stopping::default(),
+            meter: Meter::default(),
+            abstention: "unanswerable".to_owned(),
         }
     }
 }
@@ -211,6 +271,33 @@ impl Policy {
         check(t.checkpoint_steps >= 1, "training.checkpoint_steps", "must be at least 1");
         check(unit(self.gate.max_accuracy_drop), "gate.max_accuracy_drop", "must be 0 to 1");
         check(unit(self.gate.max_calibration_rise), "gate.max_calibration_rise", "must be 0 to 1");
+        check(
+            !self.adaptive.bandit,
+            "adaptive.bandit",
+            "must be false: plans have one active arm, so there are no shares to draw yet",
+        );
+        let stopping = &self.stopping;
+        check(
+            (0.0..=100.0).contains(&stopping.min_gain_per_100_labels),
+            "stopping.min_gain_per_100_labels",
+            "must be 0 to 100 points of accuracy",
+        );
+        check(
+            stopping.seconds_per_label.is_none_or(|x| positive(x) && x <= 86_400.0),
+            "stopping.seconds_per_label",
+            "must be above 0, at most 86,400; leave it out to have it measured",
+        );
+        check(
+            stopping.price_per_label.is_none_or(|x| positive(x) && x <= 1e9),
+            "stopping.price_per_label",
+            "must be above 0, at most 1,000,000,000; leave it out where labels have no price",
+        );
+        check(
+            (1..=200).contains(&super::label::normalise(&self.abstention).len())
+                && !self.abstention.chars().any(char::is_control),
+            "abstention",
+            "must be an answer of 1 to 200 bytes without control characters",
+        );
         found
     }
 
@@ -248,6 +335,35 @@ mod tests {
             Policy { control_share: 0.0, max_labels: 0, label_budget: Some(u64::MAX), ..Policy::default() };
         let fields: Vec<_> = bad.violations("policy.").into_iter().map(|v| v.field).collect();
         assert_eq!(fields, ["policy.control_share", "policy.max_labels", "policy.label_budget"]);
+    }
+
+    #[test]
+    fn prices_times_and_the_abstention_are_held_to_their_ranges() {
+        let stopping = Stopping {
+            min_gain_per_100_labels: -1.0,
+            seconds_per_label: Some(0.0),
+            price_per_label: Some(f64::NAN),
+        };
+        let adaptive = Adaptive { bandit: true, ..Adaptive::default() };
+        let bad = Policy { adaptive, stopping, abstention: " . ".to_owned(), ..Policy::default() };
+        let fields: Vec<_> = bad.violations("").into_iter().map(|v| v.field).collect();
+        assert_eq!(
+            fields,
+            [
+                "adaptive.bandit",
+                "stopping.min_gain_per_100_labels",
+                "stopping.seconds_per_label",
+                "stopping.price_per_label",
+                "abstention"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_policy_stored_before_these_fields_were_there_reads_as_the_default() {
+        let stored = serde_json::json!({ "seed": 3 });
+        let policy: Policy = serde_json::from_value(stored).expect("an old policy");
+        assert_eq!(policy, Policy { seed: 3, ..Policy::default() });
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A pool: a named set of samples with one answer space and one policy.
 
-use super::{Policy, PoolId, Time};
+use super::{Policy, PoolId, Stage, Time};
 use uuid::Uuid;
 
 /// Whether a pool takes work.
@@ -26,6 +26,8 @@ pub struct Pool {
     pub answers: Vec<String>,
     /// How the loop runs.
     pub policy: Policy,
+    /// The stage that people hold it at; none where it is decided round by round.
+    pub pinned_stage: Option<Stage>,
     /// Whether it takes work.
     pub state: PoolState,
     /// Changes with every update.

@@ -1,6 +1,6 @@
 //! Rounds: one turn of the loop.
 
-use super::{Fallback, RoundId, Strategy, Time, VersionId};
+use super::{Advice, Decision, Fallback, RoundId, Savings, Stage, Strategy, Time, VersionId};
 
 /// Where a round stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,4 +64,14 @@ pub struct Round {
     pub training_started_at: Option<Time>,
     /// When it ended.
     pub done_at: Option<Time>,
+    /// What its plan is to value; none before that is decided, and where the policy does not adapt.
+    pub stage: Option<Stage>,
+    /// The exponent of the value: 0 is coverage alone, 1 the full value.
+    pub tau: f64,
+    /// How the stage was decided, with its evidence.
+    pub decision: Option<Decision>,
+    /// Labels saved against a random policy, as its training and its shadow have shown.
+    pub savings: Option<Savings>,
+    /// Whether more labels pay, as its training has shown.
+    pub advice: Option<Advice>,
 }

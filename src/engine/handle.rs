@@ -35,6 +35,8 @@ const CHUNK_BUDGETS: usize = 4;
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    /// Whether scoring and training wait until nobody else wants anything.
+    idle: bool,
 }
 
 struct Inner {
@@ -108,7 +110,18 @@ impl Engine {
         // The thread can only fail to answer by a panic while loading.
         let (info, preparer) = introduction.await.unwrap_or(Err(EngineError::Stopped))?;
         let inner = Inner { queue, info, preparer, chunk_tokens, promoted, gauges, ended };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), idle: false })
+    }
+
+    /// The same engine for work that nobody waits for: its scoring and training steps go only when nothing else is
+    /// queued, so that they delay another command by one step at most.
+    #[must_use]
+    pub fn idle(&self) -> Self {
+        Self { inner: self.inner.clone(), idle: true }
+    }
+
+    fn lane(&self, usual: Lane) -> Lane {
+        if self.idle { Lane::Idle } else { usual }
     }
 
     /// What it runs on.
@@ -252,7 +265,7 @@ impl Engine {
 
     /// Forks weights to train; returns the fork and the steps it has behind it (0, or the checkpoint's).
     pub async fn begin_training(&self, spec: TrainingSpec) -> Result<(ForkId, u64), EngineError> {
-        self.call(Lane::Urgent, "begin_training", None, move |machine| machine.begin(spec)).await
+        self.call(self.lane(Lane::Urgent), "begin_training", None, move |machine| machine.begin(spec)).await
     }
 
     /// One optimiser step over `batch`. Items that cannot be read are left out and counted.
@@ -267,7 +280,7 @@ impl Engine {
             return Err(EngineError::Invalid(format!("no item of the training batch can be used: {first}")));
         }
         let skipped = errors.len() as u32;
-        self.call(Lane::Train, "train_step", Some(fork), move |machine| {
+        self.call(self.lane(Lane::Train), "train_step", Some(fork), move |machine| {
             machine.train(fork, &lessons, skipped)
         })
         .await
@@ -340,8 +353,9 @@ impl Engine {
             next = self.prepare(items.clone(), done, prepare);
             let (questions, errors) = split(piece);
             let work = work.clone();
-            let (found, own) =
-                self.call(Lane::Score, name, None, move |machine| work(machine, questions)).await?;
+            let (found, own) = self
+                .call(self.lane(Lane::Score), name, None, move |machine| work(machine, questions))
+                .await?;
             cost += own;
             let mut found = found.into_iter();
             // As many answers come back as questions went in, so none of the places stays empty.

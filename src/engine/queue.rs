@@ -1,7 +1,7 @@
 //! The bounded queue between the handles and the engine's thread.
 //!
 //! Invariant: no lane ever holds more than `capacity` commands. Urgent commands go first; scoring and training take
-//! turns, so that neither starves the other. Deliberately absent: any knowledge of what a command does.
+//! turns, so that neither starves the other; idle ones go when nothing else waits. Deliberately absent: any knowledge of what a command does.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,8 @@ pub enum Lane {
     Score,
     /// Training steps: take turns with scoring.
     Train,
+    /// Nobody waits for it: only when all other lanes are empty.
+    Idle,
 }
 
 /// Why a command was not taken.
@@ -27,7 +29,7 @@ pub enum Refused {
 }
 
 struct Lanes<T> {
-    lanes: [VecDeque<T>; 3],
+    lanes: [VecDeque<T>; 4],
     score_had_last_turn: bool,
     closed: bool,
 }
@@ -43,7 +45,7 @@ impl<T> Queue<T> {
     /// An empty queue of at most `capacity` commands per lane (at least one).
     pub fn new(capacity: usize) -> Self {
         let state = Lanes {
-            lanes: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
+            lanes: [VecDeque::new(), VecDeque::new(), VecDeque::new(), VecDeque::new()],
             score_had_last_turn: false,
             closed: false,
         };
@@ -119,7 +121,7 @@ impl<T> Lanes<T> {
                 return Some(item);
             }
         }
-        None
+        self.lanes[Lane::Idle as usize].pop_front()
     }
 }
 
@@ -128,9 +130,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urgent_commands_go_first_and_the_other_lanes_take_turns() {
+    fn urgent_commands_go_first_idle_ones_last_and_the_other_lanes_take_turns() {
         let queue = Queue::new(8);
         for (lane, name) in [
+            (Lane::Idle, "i1"),
             (Lane::Train, "t1"),
             (Lane::Train, "t2"),
             (Lane::Score, "s1"),
@@ -140,8 +143,8 @@ mod tests {
         ] {
             assert_eq!(queue.push(lane, name), Ok(()));
         }
-        let order: Vec<_> = (0..6).filter_map(|_| queue.pop()).collect();
-        assert_eq!(order, ["u1", "s1", "t1", "s2", "t2", "s3"]);
+        let order: Vec<_> = (0..7).filter_map(|_| queue.pop()).collect();
+        assert_eq!(order, ["u1", "s1", "t1", "s2", "t2", "s3", "i1"]);
     }
 
     #[test]

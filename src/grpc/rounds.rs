@@ -60,6 +60,11 @@ impl pb::round_service_server::RoundService for Api {
         Ok(Response::new(Box::pin(until_shutdown.chain(ended))))
     }
 
+    async fn pin_stage(&self, request: Request<pb::PinStageRequest>) -> Result<Response<pb::Pool>, Status> {
+        let pool = self.service.pin_stage(convert::pin_stage(request.get_ref())?).await?;
+        Ok(Response::new(convert::pool(&pool)))
+    }
+
     async fn get_metrics(
         &self,
         request: Request<pb::GetMetricsRequest>,

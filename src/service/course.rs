@@ -9,7 +9,7 @@ use super::{
     check,
 };
 use crate::{
-    domain::{Answer, Error, Policy, Pool, TrainingMode, label::normalise},
+    domain::{Answer, Arm, Error, Policy, Pool, TrainingMode, label::normalise},
     engine::{self, TrainItem, Trainable, TrainingSpec},
     store::LabelledSample,
 };
@@ -46,13 +46,17 @@ pub(super) struct Course {
 }
 
 impl Service {
-    /// Reads the labels and settles the training by them.
-    pub(super) async fn course(&self, attempt: &Attempt) -> Result<Course, Interrupted> {
+    /// Reads the labels, those of one arm where it is named, and settles the training by them.
+    pub(super) async fn course(&self, attempt: &Attempt, arm: Option<Arm>) -> Result<Course, Interrupted> {
         let job = &attempt.job;
         let pool = self.store.pool_by_id(job.pool_id).await?;
         let round = job.round_id.ok_or_else(|| Error::internal("a training without a round"))?;
         let round = self.store.round_by_id(round).await?;
-        let set = self.store.training_set(pool.id, round.training_started_at).await?;
+        let until = round.training_started_at;
+        let set = match arm {
+            None => self.store.training_set(pool.id, until).await?,
+            Some(arm) => self.store.training_set_of(pool.id, arm, until).await?,
+        };
         let lessons: Vec<Lesson> =
             set.samples.into_iter().filter_map(|sample| lesson(&pool, sample)).collect();
         if lessons.is_empty() {
@@ -145,6 +149,7 @@ mod tests {
             display_name: String::new(),
             answers: owned(space),
             policy: Policy::default(),
+            pinned_stage: None,
             state: PoolState::Active,
             etag: uuid::Uuid::nil(),
             revision: 0,

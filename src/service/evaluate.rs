@@ -25,6 +25,8 @@ pub(super) struct Evaluated {
     pub evaluation: Option<Evaluation>,
     /// Samples of the split that the model cannot read.
     pub unread: usize,
+    /// One byte per sample, in the order of ids: 1 right, 0 wrong, 2 not read.
+    pub marks: Vec<u8>,
 }
 
 /// Whose answers are looked at.
@@ -46,7 +48,7 @@ impl Service {
         candidate: Candidate<'_>,
     ) -> Result<Evaluated, Interrupted> {
         let total = self.store.count_split(pool.id, split).await? as u64;
-        let mut outcomes: Vec<EvalOutcome> = Vec::new();
+        let (mut outcomes, mut marks): (Vec<EvalOutcome>, Vec<u8>) = (Vec::new(), Vec::new());
         let (mut after, mut unread) = (None, 0);
         loop {
             attempt.check()?;
@@ -57,8 +59,12 @@ impl Service {
             let reads: Vec<_> = samples.iter().map(|sample| self.eval_item(pool, sample)).collect();
             let read: Vec<Result<EvalItem, String>> =
                 stream::iter(reads).buffered(READS).try_collect().await?;
+            let is_read: Vec<bool> = read.iter().map(Result::is_ok).collect();
             let items: Vec<EvalItem> = read.into_iter().flatten().collect();
             let answered = attempt.patiently(|| self.answer(candidate, items.clone())).await?;
+            let mut each = answered.iter().map(|answer| answer.as_ref().map_or(2, |a| u8::from(a.correct)));
+            // As many answers come back as items went in.
+            marks.extend(is_read.iter().map(|&read| if read { each.next().unwrap_or(2) } else { 2 }));
             let before = outcomes.len();
             outcomes.extend(answered.into_iter().flatten());
             unread += samples.len() - (outcomes.len() - before);
@@ -75,7 +81,7 @@ impl Service {
                 "samples that the model cannot read are left out of the evaluation"
             );
         }
-        Ok(Evaluated { evaluation: (!outcomes.is_empty()).then(|| summarise(&outcomes)), unread })
+        Ok(Evaluated { evaluation: (!outcomes.is_empty()).then(|| summarise(&outcomes)), unread, marks })
     }
 
     async fn answer(

@@ -104,6 +104,11 @@ mod tests {
             planned_at: None,
             training_started_at: None,
             done_at: None,
+            stage: None,
+            tau: 1.0,
+            decision: None,
+            savings: None,
+            advice: None,
         }
     }
 

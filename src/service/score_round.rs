@@ -25,6 +25,9 @@ impl Service {
         let Some(round) = job.round_id else { return Ok(self.store.complete_job(job, self.now()).await?) };
         let round = self.store.round_by_id(round).await?;
         let version = self.store.version_by_id(round.version_id).await?;
+        if round.decision.is_none() {
+            self.decide_stage(pool.id).await?;
+        }
         let left = self.store.count_unscored(pool.id, version.id).await? as u64;
         let before = (round.score_total.max(0) as u64).saturating_sub(left);
         let mut progress =

@@ -24,9 +24,9 @@ use tokio::time::Instant;
 const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Frees the fork however the attempt ends, a panic included.
-struct Held<'a> {
+pub(super) struct Held<'a> {
     engine: &'a Engine,
-    fork: ForkId,
+    pub fork: ForkId,
 }
 
 impl Drop for Held<'_> {
@@ -42,7 +42,7 @@ impl Drop for Held<'_> {
 impl Service {
     /// Trains a candidate, proves it, and commits it with its round.
     pub async fn train_round(&self, attempt: &Attempt) -> Result<(), Interrupted> {
-        let course = self.course(attempt).await?;
+        let course = self.course(attempt, None).await?;
         let (held, from) = self.begin(attempt, &course).await?;
         self.learn(attempt, &course, held.fork, from).await?;
 
@@ -50,6 +50,7 @@ impl Service {
         let validation = self.evaluate(attempt, pool, Split::Validation, Candidate::Fork(held.fork)).await?;
         let test = self.evaluate(attempt, pool, Split::Test, Candidate::Fork(held.fork)).await?;
         let verdict = self.judge(attempt, &course, &validation).await?;
+        let (savings, advice) = self.verdicts(&course, &validation).await?;
 
         attempt.check()?;
         let progress = Progress { phase: "committing".to_owned(), done: 0, total: 1, loss: 0.0 };
@@ -65,6 +66,9 @@ impl Service {
             validation: validation.evaluation,
             test: test.evaluation,
             gate: verdict,
+            marks: validation.marks,
+            savings: Some(savings),
+            advice: Some(advice),
         };
         let version = self.store.commit_version(&attempt.job, &new, self.now()).await?;
         attempt.crash_point("after_commit");
@@ -72,6 +76,7 @@ impl Service {
         tracing::info!(version = number, passed, labels = new.label_count, reasons = ?new.gate.reasons, "version committed");
         metrics::counter!("active_vlm_versions_total", "passed" => if passed { "true" } else { "false" })
             .increment(1);
+        self.show_meter(&pool.name, new.savings.as_ref(), new.advice.as_ref());
         if passed {
             // The row is written: whatever happens here, the version is loaded from its blob when it is needed.
             let promoted = self.engine.promote(Source::Fork(held.fork), ModelRef::from(version.id)).await;
@@ -79,11 +84,19 @@ impl Service {
                 tracing::warn!(version = number, %error, "not promoted in memory: it is loaded when it is needed");
             }
         }
+        // What is not decided here is decided when the round is scored.
+        if let Err(error) = self.decide_stage(pool.id).await {
+            tracing::warn!(%error, "the next round's stage is not decided yet");
+        }
         Ok(())
     }
 
     /// Forks the base, or goes on from the checkpoint of an earlier attempt.
-    async fn begin(&self, attempt: &Attempt, course: &Course) -> Result<(Held<'_>, u64), Interrupted> {
+    pub(super) async fn begin(
+        &self,
+        attempt: &Attempt,
+        course: &Course,
+    ) -> Result<(Held<'_>, u64), Interrupted> {
         let checkpoint = match &attempt.job.checkpoint_key {
             Some(key) => self.read_checkpoint(key).await,
             None => None,
@@ -111,7 +124,7 @@ impl Service {
     }
 
     /// Takes the steps from `from` to the end; a shutdown between two of them leaves a checkpoint behind.
-    async fn learn(
+    pub(super) async fn learn(
         &self,
         attempt: &Attempt,
         course: &Course,
@@ -200,9 +213,11 @@ impl Service {
         let same_split = known.as_ref().map(|e| e.count) == candidate.map(|e| e.count);
         if candidate.is_some() && !same_split {
             let serves = Candidate::Version(&serving);
-            known = self.evaluate(attempt, pool, Split::Validation, serves).await?.evaluation;
+            let tried = self.evaluate(attempt, pool, Split::Validation, serves).await?;
+            known = tried.evaluation;
             let test = self.evaluate(attempt, pool, Split::Test, serves).await?.evaluation;
-            self.store.store_evaluation(serving.id, known.as_ref(), test.as_ref()).await?;
+            let validation = known.as_ref().map(|known| (known, &tried.marks[..]));
+            self.store.store_evaluation(serving.id, validation, test.as_ref()).await?;
         }
         let mut verdict = pool.policy.gate.judge(candidate, known.as_ref());
         if unread > 0 {

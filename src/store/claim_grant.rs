@@ -6,9 +6,9 @@ use super::{
     claim_deal::deal,
     claim_desk::Waiting,
     claim_pick::{Picked, read_queries},
-    idle, leases,
+    idle, leases, text,
 };
-use crate::domain::{Batch, Error, Fallback, Lease, LeaseId, Outcome, Pool, Result, Time};
+use crate::domain::{Batch, Error, Fallback, Lease, LeaseId, Outcome, Pool, Result, Stage, Time};
 use sqlx::{PgConnection, types::Json};
 use std::{collections::HashMap, time::Duration};
 use uuid::Uuid;
@@ -26,6 +26,7 @@ pub(super) struct Facts {
     etag: Uuid,
     serving: i64,
     round: Option<i64>,
+    stage: Option<String>,
     expired: bool,
     held: i64,
     lease: Option<Uuid>,
@@ -33,6 +34,12 @@ pub(super) struct Facts {
     head: Option<Json<Batch>>,
     sample_ids: Option<Vec<Uuid>>,
     round_ids: Option<Vec<Uuid>>,
+}
+
+impl Facts {
+    fn stage(&self) -> Result<Option<Stage>> {
+        self.stage.as_deref().map(text::parse).transpose()
+    }
 }
 
 /// Serves a group of claims of one pool.
@@ -82,6 +89,7 @@ pub(super) async fn grant(conn: &mut PgConnection, group: &[Waiting]) -> Result<
         } else {
             let stand = idle::Standing {
                 round: fact.round.unwrap_or(0),
+                stage: fact.stage()?,
                 serving: fact.serving,
                 held: fact.held + taken.get(waiting.request.annotator.as_str()).copied().unwrap_or(0),
                 room,
@@ -119,7 +127,7 @@ async fn read_facts(
     let requests: Vec<_> = group.iter().map(|w| w.request.request_id.clone()).collect();
     let rows = sqlx::query_as!(
         Facts,
-        r#"SELECT p.etag, v.number AS serving, r.number AS "round?",
+        r#"SELECT p.etag, v.number AS serving, r.number AS "round?", r.stage AS "stage?",
                EXISTS (SELECT 1 FROM slots WHERE pool_id = $1 AND state = 'PLANNED' AND available_at > '-infinity'
                        AND available_at <= $2) AS "expired!",
                (SELECT COALESCE(sum(h.held), 0) FROM leases h WHERE h.pool_id = $1 AND h.annotator = q.annotator
@@ -128,7 +136,7 @@ async fn read_facts(
                l.head AS "head?: Json<Batch>", l.sample_ids AS "sample_ids?", l.round_ids AS "round_ids?"
            FROM pools p
            JOIN versions v ON v.pool_id = p.id AND v.state = 'SERVING'
-           LEFT JOIN LATERAL (SELECT number FROM rounds WHERE pool_id = p.id ORDER BY number DESC LIMIT 1) r ON true
+           LEFT JOIN LATERAL (SELECT number, stage FROM rounds WHERE pool_id = p.id ORDER BY number DESC LIMIT 1) r ON true
            CROSS JOIN unnest($3::text[], $4::text[]) WITH ORDINALITY AS q(annotator, request_id, i)
            LEFT JOIN LATERAL (SELECT * FROM leases WHERE pool_id = $1 AND request_id = q.request_id LIMIT 1) l ON true
            WHERE p.id = $1 ORDER BY q.i"#,
@@ -172,6 +180,7 @@ fn head(
         reason,
         retry_after: None::<Duration>,
         round: facts.round.unwrap_or(0),
+        stage: facts.stage()?,
         serving_version: facts.serving,
         stale_share: stale as f32 / picked.len().max(1) as f32,
         fallback: fallback(picked, stale),

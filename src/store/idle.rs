@@ -1,7 +1,7 @@
 //! Why a claim came back empty, in words and as the next step.
 
 use super::{claim::ClaimRequest, claim::Idle, text};
-use crate::domain::{Batch, Fallback, Outcome, Pool, PoolId, Result, RoundState, Time};
+use crate::domain::{Batch, Fallback, Outcome, Pool, PoolId, Result, RoundState, Stage, Time};
 use sqlx::PgConnection;
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use std::time::Duration;
 pub(super) struct Standing {
     /// The newest round's number, 0 where there is none.
     pub(super) round: i64,
+    /// What that round's plan is to value.
+    pub(super) stage: Option<Stage>,
     /// The serving version's number.
     pub(super) serving: i64,
     /// Queries that the annotator holds.
@@ -44,6 +46,7 @@ pub(super) async fn explain(
             reason,
             retry_after,
             round: stand.round,
+            stage: stand.stage,
             serving_version: stand.serving,
             stale_share: 0.0,
             fallback: Fallback::None,

@@ -2,7 +2,7 @@
 
 use super::{Store, text};
 use crate::domain::{
-    Answer, Content, Label, LabelId, LabelKind, LeaseId, PoolId, Region, Result, SampleId, Time,
+    Answer, Arm, Content, Label, LabelId, LabelKind, LeaseId, PoolId, Region, Result, SampleId, Time,
 };
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -124,15 +124,31 @@ impl Store {
 
     /// Every answer of the pool up to `until`, gathered by sample; rejected samples are left out.
     pub async fn training_set(&self, pool: PoolId, until: Option<Time>) -> Result<TrainingSet> {
+        self.answers_of(pool, None, until).await
+    }
+
+    /// The same for the answers that one arm brought.
+    pub async fn training_set_of(&self, pool: PoolId, arm: Arm, until: Option<Time>) -> Result<TrainingSet> {
+        self.answers_of(pool, Some(text::of(&arm)), until).await
+    }
+
+    async fn answers_of(
+        &self,
+        pool: PoolId,
+        arm: Option<String>,
+        until: Option<Time>,
+    ) -> Result<TrainingSet> {
         let rows = sqlx::query!(
             r#"SELECT s.id, s.name, s.image_keys, s.question, s.choices, s.group_name, l.annotator,
                l.answer AS "answer!", l.reasoning AS "reasoning: Json<Vec<String>>",
                l.regions AS "regions: Json<Vec<Region>>", l.rejected AS "rejected: Json<Vec<Vec<String>>>"
                FROM labels l JOIN samples s ON s.id = l.sample_id
                WHERE l.pool_id = $1 AND l.kind = 'ANSWER' AND s.state <> 'REJECTED'
-               AND ($2::timestamptz IS NULL OR l.created_at <= $2) ORDER BY s.id, l.id"#,
+               AND ($2::timestamptz IS NULL OR l.created_at <= $2) AND ($3::text IS NULL OR l.arm = $3)
+               ORDER BY s.id, l.id"#,
             pool.0,
-            until
+            until,
+            arm
         )
         .fetch_all(&self.pool)
         .await?;

@@ -57,6 +57,8 @@ impl Store {
         )
         .fetch_one(&mut *tx)
         .await?;
+        drop(tx);
+        let (savings, advice) = self.newest_verdicts(pool).await?;
         let sample = |s: &str, t: &str, n: i64| -> Result<SampleCount> {
             Ok(SampleCount { split: text::parse(s)?, state: text::parse(t)?, count: n as u64 })
         };
@@ -91,6 +93,8 @@ impl Store {
             stale_share: figures.stale,
             live_leases: figures.leases as u64,
             agreement: figures.agreement,
+            savings: savings.unwrap_or_default(),
+            advice: advice.unwrap_or_default(),
         })
     }
 }

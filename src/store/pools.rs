@@ -1,7 +1,7 @@
 //! Pools: made with their base version, read, changed under an etag, marked for deletion.
 
 use super::{Store, micros, overlap, rounds, text};
-use crate::domain::{Error, Job, JobId, JobKind, Policy, Pool, PoolId, Result, Time, VersionId};
+use crate::domain::{Error, Job, JobId, JobKind, Policy, Pool, PoolId, Result, Stage, Time, VersionId};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, types::Json};
 use std::time::Duration;
@@ -44,6 +44,7 @@ pub(super) struct PoolRow {
     display_name: String,
     answers: Vec<String>,
     policy: Json<Policy>,
+    pinned_stage: Option<String>,
     state: String,
     etag: Uuid,
     revision: i64,
@@ -59,6 +60,7 @@ impl PoolRow {
             display_name: self.display_name,
             answers: self.answers,
             policy: self.policy.0,
+            pinned_stage: self.pinned_stage.as_deref().map(text::parse).transpose()?,
             state: text::parse(&self.state)?,
             etag: self.etag,
             revision: self.revision,
@@ -73,7 +75,7 @@ macro_rules! pool_rows {
     ($tail:tt $(, $arg:expr)*) => {
         sqlx::query_as!(
             PoolRow,
-            r#"SELECT id, name, display_name, answers, policy AS "policy: Json<Policy>", state, etag, revision,
+            r#"SELECT id, name, display_name, answers, policy AS "policy: Json<Policy>", pinned_stage, state, etag, revision,
                created_at, updated_at FROM pools "# + $tail $(, $arg)*
         )
     };
@@ -257,6 +259,32 @@ impl Store {
         let pool = pool_rows!("WHERE id = $1", id.0).fetch_one(&mut *tx).await?.into_pool()?;
         tx.commit().await?;
         Ok(Some(pool))
+    }
+
+    /// Holds a pool at a stage from its next round on, or (none) lets it be decided again; gives it a fresh etag.
+    pub async fn pin_stage(
+        &self,
+        name: &str,
+        stage: Option<Stage>,
+        etag: Option<Uuid>,
+        now: Time,
+    ) -> Result<Pool> {
+        let id = self.pool(name).await?.id;
+        let mut tx = self.pool.begin().await?;
+        lock_active(&mut tx, id, etag).await?;
+        sqlx::query!(
+            "UPDATE pools SET pinned_stage = $2, etag = $3, updated_at = $4 WHERE id = $1",
+            id.0,
+            stage.as_ref().map(text::of),
+            Uuid::now_v7(),
+            micros(now)
+        )
+        .execute(&mut *tx)
+        .await?;
+        bump(&mut tx, id).await?;
+        let pool = pool_rows!("WHERE id = $1", id.0).fetch_one(&mut *tx).await?.into_pool()?;
+        tx.commit().await?;
+        Ok(pool)
     }
 
     /// Closes a pool to all work and queues the job that purges it; asked again, gives the same job, or a new one

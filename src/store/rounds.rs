@@ -5,8 +5,11 @@ use super::{
     jobs::{self, JobRow, job_rows},
     micros, pools, text,
 };
-use crate::domain::{Error, Job, JobKind, PoolId, Result, Round, RoundId, RoundState, Time, VersionId};
-use sqlx::PgConnection;
+use crate::domain::{
+    Advice, Decision, Error, Job, JobKind, PoolId, Result, Round, RoundId, RoundState, Savings, Time,
+    VersionId,
+};
+use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 /// A round as it is now, with its training.
@@ -39,6 +42,11 @@ pub(super) struct RoundRow {
     planned_at: Option<Time>,
     training_started_at: Option<Time>,
     done_at: Option<Time>,
+    stage: Option<String>,
+    tau: f64,
+    decision: Option<Json<Decision>>,
+    savings: Option<Json<Savings>>,
+    advice: Option<Json<Advice>>,
 }
 
 impl RoundRow {
@@ -64,6 +72,11 @@ impl RoundRow {
             planned_at: self.planned_at,
             training_started_at: self.training_started_at,
             done_at: self.done_at,
+            stage: self.stage.as_deref().map(text::parse).transpose()?,
+            tau: self.tau,
+            decision: self.decision.map(|j| j.0),
+            savings: self.savings.map(|j| j.0),
+            advice: self.advice.map(|j| j.0),
         })
     }
 }
@@ -75,7 +88,9 @@ macro_rules! round_rows {
             RoundRow,
             r#"SELECT r.id, r.number, r.state, r.version_id, v.number AS version, w.number AS "result_version?",
                r.strategy, r.seed, r.fallback, r.label_target, r.label_count, r.score_total, r.score_done, r.planned,
-               r.error, r.revision, r.created_at, r.planned_at, r.training_started_at, r.done_at
+               r.error, r.revision, r.created_at, r.planned_at, r.training_started_at, r.done_at,
+               r.stage, r.tau, r.decision AS "decision: Json<Decision>", r.savings AS "savings: Json<Savings>",
+               r.advice AS "advice: Json<Advice>"
                FROM rounds r JOIN versions v ON v.id = r.version_id
                LEFT JOIN versions w ON w.id = r.result_version_id "# + $tail $(, $arg)*
         )

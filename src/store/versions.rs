@@ -1,8 +1,9 @@
 //! Model versions: read, proven, committed by the training that made them, rolled back.
 
-use super::{Store, jobs, micros, pools, rounds, text};
+use super::{Store, jobs, meter, micros, pools, rounds, text};
 use crate::domain::{
-    Error, Evaluation, GateVerdict, Job, JobId, PoolId, Result, Time, Version, VersionId, VersionState,
+    Advice, Error, Evaluation, GateVerdict, Job, JobId, PoolId, Result, Savings, Time, Version, VersionId,
+    VersionState,
 };
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
@@ -22,6 +23,12 @@ pub struct NewVersion {
     pub test: Option<Evaluation>,
     /// Whether it serves from now on, and why.
     pub gate: GateVerdict,
+    /// One byte per validation sample, in the order of ids: 1 right, 0 wrong, 2 not read.
+    pub marks: Vec<u8>,
+    /// Labels saved, as far as the shadows so far tell.
+    pub savings: Option<Savings>,
+    /// Whether more labels pay.
+    pub advice: Option<Advice>,
 }
 
 pub(super) struct VersionRow {
@@ -108,21 +115,26 @@ impl Store {
         row.fetch_optional(&self.pool).await?.ok_or_else(|| missing("serving"))?.into_version()
     }
 
-    /// Keeps how well a version does; `None` leaves what is there.
+    /// Keeps how well a version does, and on which validation samples; `None` leaves what is there.
     pub async fn store_evaluation(
         &self,
         id: VersionId,
-        validation: Option<&Evaluation>,
+        validation: Option<(&Evaluation, &[u8])>,
         test: Option<&Evaluation>,
     ) -> Result<()> {
+        let mut tx = self.pool.begin().await?;
+        if let Some((_, marks)) = validation {
+            meter::set_marks(&mut tx, id, marks).await?;
+        }
         sqlx::query!(
             "UPDATE versions SET validation = COALESCE($2, validation), test = COALESCE($3, test) WHERE id = $1",
             id.0,
-            validation.map(Json) as _,
+            validation.map(|(evaluation, _)| Json(evaluation)) as _,
             test.map(Json) as _
         )
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(())
     }
 
@@ -131,7 +143,7 @@ impl Store {
         let now = micros(now);
         let mut tx = self.pool.begin().await?;
         jobs::fence(&mut tx, job).await?;
-        pools::lock_active(&mut tx, job.pool_id, None).await?;
+        let policy = pools::lock_active(&mut tx, job.pool_id, None).await?.policy;
         let replaced = if new.gate.passed { retire(&mut tx, job.pool_id).await? } else { None };
         let id = VersionId::new();
         let state = if new.gate.passed { VersionState::Serving } else { VersionState::Refused };
@@ -163,6 +175,7 @@ impl Store {
         if let Some(round) = job.round_id {
             rounds::finish(&mut tx, job.pool_id, round, id, now).await?;
         }
+        meter::open_point(&mut tx, job, &policy, id, new, now).await?;
         rounds::open_next(&mut tx, job.pool_id, now).await?;
         tx.commit().await?;
         Ok(version)
@@ -252,7 +265,7 @@ async fn begin_anew(conn: &mut PgConnection, pool: PoolId, number: i64, now: Tim
     let reason = format!("rolled back to version {number}");
     sqlx::query!(
         "UPDATE jobs SET state = 'CANCELLED', finished_at = $2, error = $3
-         WHERE pool_id = $1 AND state IN ('QUEUED', 'RUNNING') AND kind <> 'DELETE_POOL'",
+         WHERE pool_id = $1 AND state IN ('QUEUED', 'RUNNING') AND kind NOT IN ('DELETE_POOL', 'SHADOW')",
         pool.0,
         now,
         reason

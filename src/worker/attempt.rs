@@ -83,6 +83,7 @@ async fn work(service: &Service, attempt: &Attempt) -> std::result::Result<(), I
         JobKind::Score => service.score_round(attempt).await,
         JobKind::Plan => service.plan_round(attempt).await,
         JobKind::Train => service.train_round(attempt).await,
+        JobKind::Shadow => service.shadow_round(attempt).await,
         JobKind::DeletePool => service.purge_pool(attempt).await,
     }
 }
@@ -220,6 +221,7 @@ fn kind_label(kind: JobKind) -> &'static str {
         JobKind::Score => "score",
         JobKind::Plan => "plan",
         JobKind::Train => "train",
+        JobKind::Shadow => "shadow",
         JobKind::DeletePool => "delete_pool",
     }
 }

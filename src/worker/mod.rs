@@ -19,7 +19,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// All kinds; each has a loop.
-const KINDS: [JobKind; 4] = [JobKind::Train, JobKind::Score, JobKind::Plan, JobKind::DeletePool];
+const KINDS: [JobKind; 5] =
+    [JobKind::Train, JobKind::Score, JobKind::Plan, JobKind::Shadow, JobKind::DeletePool];
 /// Pause between two looks for checkpoints left behind.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -98,7 +99,7 @@ impl Worker {
         let Some(job) = job else { return Ok(false) };
         let kind = job.kind;
         attempt::run(&self.service, &self.settings, job, shutdown).await;
-        if kind == JobKind::Train {
+        if matches!(kind, JobKind::Train | JobKind::Shadow) {
             self.sweep().await;
         }
         Ok(true)

@@ -19,6 +19,7 @@ mod reflection;
 mod replays;
 mod rounds;
 mod settings;
+mod stages;
 mod support;
 mod trainings;
 mod web;

@@ -4,12 +4,14 @@
 //! resource always becomes the same bytes (maps are sorted). Deliberately absent: anything that asks the service.
 
 mod label;
+mod meter;
 mod model;
 mod policy;
 mod pool;
 mod round;
 mod sample;
 mod selection;
+mod stage;
 
 pub(super) use label::{label, list_labels, submit_labels, verdict};
 pub(super) use model::{predict, prediction, rollback, version};
@@ -17,6 +19,7 @@ pub(super) use pool::{create_pool, pool, pool_patch};
 pub(super) use round::{metrics, round, training};
 pub(super) use sample::{Image, Incoming, image_input, image_key, list_samples, sample, sample_input};
 pub(super) use selection::{batch, held_lease, lease, next_batch, release, renew};
+pub(super) use stage::pin_stage;
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use super::{Check, duration, known};
 use crate::{
-    domain::{Gate, Policy, Strategy, Training, TrainingMode},
+    domain::{Adaptive, Gate, Meter, Policy, Stopping, Strategy, Training, TrainingMode},
     grpc::pb,
 };
 
@@ -12,6 +12,9 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
     let field = |name: &str| format!("{prefix}{name}");
     let training = wire.training.unwrap_or_default();
     let gate = wire.gate.unwrap_or_default();
+    let adaptive = wire.adaptive.unwrap_or_default();
+    let stopping = wire.stopping.unwrap_or_default();
+    let meter = wire.meter.unwrap_or_default();
     let policy = Policy {
         strategy: match check.take(known(&field("strategy"), wire.strategy).map(Some)) {
             None | Some(pb::Strategy::Unspecified) => usual.strategy,
@@ -61,6 +64,19 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
             max_calibration_rise: gate.max_calibration_rise.unwrap_or(usual.gate.max_calibration_rise),
         },
         seed: wire.seed.unwrap_or(usual.seed),
+        adaptive: Adaptive {
+            enabled: adaptive.enabled.unwrap_or(usual.adaptive.enabled),
+            bandit: adaptive.bandit.unwrap_or(usual.adaptive.bandit),
+        },
+        stopping: Stopping {
+            min_gain_per_100_labels: stopping
+                .min_gain_per_100_labels
+                .unwrap_or(usual.stopping.min_gain_per_100_labels),
+            seconds_per_label: stopping.seconds_per_label.or(usual.stopping.seconds_per_label),
+            price_per_label: stopping.price_per_label.or(usual.stopping.price_per_label),
+        },
+        meter: Meter { shadow: meter.shadow.unwrap_or(usual.meter.shadow) },
+        abstention: wire.abstention.clone().unwrap_or(usual.abstention),
     };
     // A request that goes on to the service has its ranges judged there, with all else that it finds; one that does
     // not is told here.
@@ -109,6 +125,17 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
             max_calibration_rise: Some(policy.gate.max_calibration_rise),
         }),
         seed: Some(policy.seed),
+        adaptive: Some(pb::AdaptivePolicy {
+            enabled: Some(policy.adaptive.enabled),
+            bandit: Some(policy.adaptive.bandit),
+        }),
+        stopping: Some(pb::StoppingPolicy {
+            min_gain_per_100_labels: Some(policy.stopping.min_gain_per_100_labels),
+            seconds_per_label: policy.stopping.seconds_per_label,
+            price_per_label: policy.stopping.price_per_label,
+        }),
+        meter: Some(pb::MeterPolicy { shadow: Some(policy.meter.shadow) }),
+        abstention: Some(policy.abstention.clone()),
     }
 }
 
@@ -165,6 +192,27 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
         let new = new.gate.unwrap_or_default();
         return copy!(old.gate.get_or_insert_default(), new, path, [max_accuracy_drop, max_calibration_rise]);
     }
+    if let Some(path) = path.strip_prefix("adaptive.") {
+        let new = new.adaptive.unwrap_or_default();
+        return copy!(old.adaptive.get_or_insert_default(), new, path, [enabled, bandit]);
+    }
+    if let Some(path) = path.strip_prefix("stopping.") {
+        let new = new.stopping.unwrap_or_default();
+        return copy!(
+            old.stopping.get_or_insert_default(),
+            new,
+            path,
+            [min_gain_per_100_labels, seconds_per_label, price_per_label]
+        );
+    }
+    if let Some(path) = path.strip_prefix("meter.") {
+        let new = new.meter.unwrap_or_default();
+        return copy!(old.meter.get_or_insert_default(), new, path, [shadow]);
+    }
+    if path == "abstention" {
+        old.abstention.clone_from(&new.abstention);
+        return true;
+    }
     copy!(
         old,
         new,
@@ -184,7 +232,10 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
             auto_train,
             training,
             gate,
-            seed
+            seed,
+            adaptive,
+            stopping,
+            meter
         ]
     )
 }
@@ -220,6 +271,10 @@ mod tests {
             label_budget: Some(7),
             train_after: Some(Duration::from_millis(1500)),
             training: Training { mode: TrainingMode::Lora, ..Training::default() },
+            adaptive: Adaptive { enabled: false, bandit: true },
+            stopping: Stopping { seconds_per_label: Some(4.5), ..Stopping::default() },
+            meter: Meter { shadow: false },
+            abstention: "no idea".to_owned(),
             ..Policy::default()
         };
         assert_eq!(from_wire(&mut check, "", &to_wire(&odd)), odd);
@@ -243,6 +298,11 @@ mod tests {
             "training.epochs",
             "gate.max_accuracy_drop",
             "gate",
+            "adaptive.bandit",
+            "stopping.price_per_label",
+            "stopping",
+            "meter.shadow",
+            "abstention",
         ] {
             assert!(copy_field(&mut pb::Policy::default(), &new, path), "{path}");
         }

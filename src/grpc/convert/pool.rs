@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 
-use super::{Check, policy, timestamp};
+use super::{Check, policy, stage::stage, timestamp};
 use crate::{
     domain::{Pool, PoolState, Result},
     grpc::{names, pb},
@@ -32,7 +32,7 @@ pub(in crate::grpc) fn create_pool(request: pb::CreatePoolRequest) -> Result<Cre
 pub(in crate::grpc) fn pool_patch(request: &pb::UpdatePoolRequest, now: &Pool) -> Result<PoolPatch> {
     let mut check = Check::default();
     let new = request.pool.clone().unwrap_or_default();
-    let asked = new.policy.unwrap_or_default();
+    let asked = new.policy.clone().unwrap_or_default();
     let mut wire = policy::to_wire(&now.policy);
     let mut patch = PoolPatch { etag: Some(now.etag), ..PoolPatch::default() };
     let mut policy_changes = false;
@@ -40,10 +40,10 @@ pub(in crate::grpc) fn pool_patch(request: &pb::UpdatePoolRequest, now: &Pool) -
     for path in paths {
         match path.as_str() {
             "display_name" => patch.display_name = Some(new.display_name.clone()),
-            "policy" => (wire, policy_changes) = (asked, true),
+            "policy" => (wire, policy_changes) = (asked.clone(), true),
             "*" => {
                 patch.display_name = Some(new.display_name.clone());
-                (wire, policy_changes) = (asked, true);
+                (wire, policy_changes) = (asked.clone(), true);
             }
             path => {
                 let field = path.strip_prefix("policy.").unwrap_or_default();
@@ -86,6 +86,7 @@ pub(in crate::grpc) fn pool(pool: &Pool) -> pb::Pool {
         etag: pool.etag.to_string(),
         create_time: Some(timestamp(pool.created_at)),
         update_time: Some(timestamp(pool.updated_at)),
+        pinned_stage: stage(pool.pinned_stage).into(),
     }
 }
 
@@ -102,6 +103,7 @@ mod tests {
             display_name: "Digits".into(),
             answers: vec![],
             policy: Policy { seed: 7, labels_per_round: 50, ..Policy::default() },
+            pinned_stage: None,
             state: PoolState::Active,
             etag: Uuid::now_v7(),
             revision: 0,

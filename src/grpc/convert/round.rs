@@ -1,6 +1,6 @@
 //! Rounds, trainings and figures.
 
-use super::{model::evaluation, policy::strategy, sample, selection, timestamp};
+use super::{meter, model::evaluation, policy::strategy, sample, selection, stage, timestamp};
 use crate::{
     domain::{Job, JobState, LabelKind, PoolMetrics, Round, RoundState, Trigger},
     grpc::{names, pb},
@@ -30,6 +30,11 @@ pub(in crate::grpc) fn round(pool: &str, round: &Round) -> pb::Round {
         plan_time: round.planned_at.map(timestamp),
         training_start_time: round.training_started_at.map(timestamp),
         end_time: round.done_at.map(timestamp),
+        stage: stage::stage(round.stage).into(),
+        tau: round.tau,
+        decision: round.decision.as_ref().map(stage::decision),
+        savings: round.savings.as_ref().map(meter::savings),
+        advice: round.advice.as_ref().map(meter::advice),
     }
 }
 
@@ -115,6 +120,8 @@ pub(in crate::grpc) fn metrics(pool: &str, metrics: &PoolMetrics) -> pb::Metrics
         stale_share: metrics.stale_share,
         live_lease_count: count(metrics.live_leases),
         agreement: metrics.agreement,
+        savings: Some(meter::savings(&metrics.savings)),
+        advice: Some(meter::advice(&metrics.advice)),
     }
 }
 

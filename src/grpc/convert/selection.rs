@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Check, duration, image_key, known, round::count, timestamp};
+use super::{Check, duration, image_key, known, round::count, stage::stage, timestamp};
 use crate::{
     domain::{Arm, Batch, Fallback, Lease, LeaseId, Outcome, Query, Result, Uncertainty},
     grpc::{names, pb},
@@ -90,6 +90,7 @@ pub(in crate::grpc) fn batch(pool: &str, batch: &Batch) -> pb::NextBatchResponse
         serving_version: names::child(pool, "versions", batch.serving_version),
         stale_share: batch.stale_share,
         fallback: fallback(batch.fallback).into(),
+        stage: stage(batch.stage).into(),
     }
 }
 
@@ -215,6 +216,7 @@ mod tests {
             reason: "that is all".into(),
             retry_after: Some(Duration::from_millis(250)),
             round: 0,
+            stage: None,
             serving_version: 0,
             stale_share: 0.25,
             fallback: Fallback::ColdStart,

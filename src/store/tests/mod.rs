@@ -3,6 +3,7 @@
 mod jobs;
 mod labels;
 mod leases;
+mod meter;
 mod overlap;
 mod pages;
 mod rounds;

@@ -12,6 +12,9 @@ fn candidate(passed: bool) -> NewVersion {
         validation: Some(Evaluation { count: 9, accuracy: 0.5, ..Evaluation::default() }),
         test: None,
         gate: GateVerdict { passed, reasons: vec!["figures".into()] },
+        marks: Vec::new(),
+        savings: None,
+        advice: None,
     }
 }
 

@@ -129,6 +129,9 @@ fn new_version(like: &crate::domain::Version) -> crate::store::NewVersion {
         validation: None,
         test: None,
         gate: like.gate.clone().expect("a verdict"),
+        marks: Vec::new(),
+        savings: None,
+        advice: None,
     }
 }
 

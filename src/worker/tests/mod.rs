@@ -2,6 +2,7 @@
 
 mod endings;
 mod intake;
+mod meter;
 mod rounds;
 
 use super::*;

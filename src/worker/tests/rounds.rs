@@ -94,7 +94,7 @@ async fn a_candidate_the_gate_refuses_leaves_the_serving_version(db: PgPool) {
     stage.pool("light", Policy { gate, ..policy() }, 20).await;
     let perfect = crate::domain::Evaluation { count: 6, accuracy: 1.0, ..Default::default() };
     let base = stage.serving("light").await;
-    stage.service.store.store_evaluation(base.id, Some(&perfect), None).await.expect("an evaluation");
+    stage.service.store.store_evaluation(base.id, Some((&perfect, &[])), None).await.expect("an evaluation");
     stage.labelled_round("light", "r1").await;
     stage.work().await;
     assert_eq!(stage.serving("light").await.number, 0);

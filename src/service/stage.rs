@@ -1,0 +1,118 @@
+//! What the next round's plan is to value: the signals are read, the decision is made and kept with its evidence.
+//!
+//! Invariant: a function of what is stored, so that equal histories decide equally, and made once per round: at the end
+//! of the training before it, or, where that did not come to it, before the round is scored. Deliberately absent:
+//! signals that the model would have to be asked for.
+
+use super::{Service, meter::tried};
+use crate::{
+    acquisition::{self, Embeddings},
+    domain::{Error, Pool, PoolId, Result, Round, Signals, label::normalise},
+    store::{ControlAnswer, CurvePoint, PoolSketch},
+};
+
+/// Samples drawn from the pool to see how well it is covered, and labels looked at, at most.
+const SKETCH: usize = 2_048;
+/// Newest answers of the control arm on which calibration is seen: those of one round are too few.
+const SLICE: usize = 100;
+
+impl Service {
+    /// Decides the stage of the pool's newest round, unless it is decided already.
+    pub(super) async fn decide_stage(&self, pool: PoolId) -> Result<()> {
+        let pool = self.store.pool_by_id(pool).await?;
+        let newest = self.store.newest_round(pool.id).await?;
+        let Some(round) = newest.filter(|round| round.decision.is_none()) else { return Ok(()) };
+        if !pool.policy.adaptive.enabled && pool.pinned_stage.is_none() {
+            return Ok(());
+        }
+        let history = self.store.decisions(pool.id, round.number).await?;
+        let signals = self.signals(&pool, &round).await?;
+        let decision = acquisition::decide(&history, signals, pool.pinned_stage);
+        if self.store.decide_stage(pool.id, round.id, &decision).await? {
+            let (stage, tau) = (decision.stage, decision.tau);
+            tracing::info!(round = round.number, ?stage, tau, reasons = ?decision.reasons, "stage decided");
+            self.show_stage(&pool.name, &decision);
+        }
+        Ok(())
+    }
+
+    /// What is known when `round` opens, by what came of the one before.
+    async fn signals(&self, pool: &Pool, round: &Round) -> Result<Signals> {
+        let Some(before) = self.store.round_before(pool.id, round.number).await? else {
+            // Nothing is labelled and nothing scored.
+            return Ok(Signals { coverage: Some(0.0), ..Signals::default() });
+        };
+        let sketch = self.store.pool_sketch(pool.id, &before, SKETCH).await?;
+        let coverage =
+            tokio::task::spawn_blocking(move || covered(&sketch)).await.map_err(Error::internal)??;
+        let slice = self.store.control_answers(pool.id, SLICE).await?;
+        let own: Vec<_> = slice.iter().filter(|answer| answer.round == before.id).map(judged).collect();
+        let recent: Vec<_> = slice.iter().map(judged).collect();
+        let slope = slope(&self.store.control_curve(pool.id).await?);
+        // Stored scores hold the sum of the informations and not yet their parts, so no shares are told.
+        Ok(Signals {
+            coverage,
+            accuracy: acquisition::accuracy(&own),
+            calibration_error: acquisition::calibration_error(&recent),
+            slope: slope.map(|slope| slope.0),
+            slope_error: slope.map(|slope| slope.1),
+            ..Signals::default()
+        })
+    }
+}
+
+fn covered(sketch: &PoolSketch) -> Result<Option<f64>> {
+    let rows =
+        |values| if sketch.dim == 0 { Ok(Embeddings::empty()) } else { Embeddings::new(values, sketch.dim) };
+    let (samples, labelled) = (rows(&sketch.samples), rows(&sketch.labelled));
+    Ok(acquisition::covered_share(samples.map_err(Error::internal)?, labelled.map_err(Error::internal)?))
+}
+
+/// How sure the version was of a control sample before it was labelled, and whether it was right: the answer that most
+/// annotators gave, the earliest where they tie.
+fn judged(control: &ControlAnswer) -> (f32, bool) {
+    let votes = |answer: &String| control.answers.iter().filter(|&other| other == answer).count();
+    let most = control.answers.iter().map(votes).max().unwrap_or(0);
+    let right = control.answers.iter().find(|answer| votes(answer) == most);
+    (control.confidence, right.is_some_and(|right| *right == normalise(&control.predicted)))
+}
+
+/// Slope of accuracy in ln(labels) over the pool's versions; of several trained on as many labels the newest counts.
+fn slope(curve: &[CurvePoint]) -> Option<(f64, f64)> {
+    let mut points: Vec<&CurvePoint> = curve.iter().collect();
+    points.sort_by_key(|point| (point.labels, std::cmp::Reverse(point.version)));
+    points.dedup_by_key(|point| point.labels);
+    acquisition::accuracy_slope(&points.into_iter().map(tried).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Evaluation, RoundId};
+
+    #[test]
+    fn the_majority_is_right_and_the_earliest_where_it_ties() {
+        let control = |answers: &[&str], predicted: &str| ControlAnswer {
+            round: RoundId::new(),
+            predicted: predicted.to_owned(),
+            confidence: 0.75,
+            answers: answers.iter().map(|&answer| answer.to_owned()).collect(),
+        };
+        assert_eq!(judged(&control(&["no", "yes", "yes"], "Yes. ")), (0.75, true));
+        assert_eq!(judged(&control(&["no", "yes"], "yes")), (0.75, false));
+    }
+
+    #[test]
+    fn a_slope_counts_each_number_of_labels_once() {
+        let point = |version, labels, accuracy| CurvePoint {
+            version,
+            labels,
+            validation: Evaluation { count: 100, accuracy, ..Evaluation::default() },
+            marks: Vec::new(),
+            shadow: None,
+        };
+        let curve = [point(0, 0, 0.2), point(1, 10, 0.4), point(2, 10, 0.5), point(3, 100, 0.6)];
+        let (slope, error) = slope(&curve).expect("two points");
+        assert!((slope - 0.1 / 10f64.ln()).abs() < 1e-9 && error > 0.0, "{slope} {error}");
+    }
+}
