@@ -213,7 +213,12 @@ fn select_active(
         Strategy::Entropy => return select_by_entropy(scores.entropy, rest, k, cap, rng),
         Strategy::Margin => return select_by_margin(scores.margin, rest, k, cap, rng),
         Strategy::KCenter => k_center(pool, rest, &centres(), k, cap, rng)?,
-        Strategy::ValueKCenter => {
+        // STAND-IN: until the kernels of the other strategies land, the nearest one there is takes their place.
+        Strategy::Bald | Strategy::Epig | Strategy::Badge | Strategy::Power => {
+            return select_by_entropy(scores.entropy, rest, k, cap, rng);
+        }
+        Strategy::ProbCover | Strategy::TypiClust => k_center(pool, rest, &centres(), k, cap, rng)?,
+        Strategy::ValueKCenter | Strategy::Coverage | Strategy::LogDet => {
             let factor = config.value_pool_factor;
             value_k_center(scores.entropy, pool, rest, &centres(), k, factor, cap, rng)?
         }

@@ -17,6 +17,22 @@ pub enum Strategy {
     KCenter,
     /// Farthest-first among the most uncertain.
     ValueKCenter,
+    /// Highest mutual information of answer and weights (BALD), nats.
+    Bald,
+    /// Highest expected predictive information gain about the rest of the pool (EPIG), nats.
+    Epig,
+    /// Uncertainty coverage: greedy facility location weighted by information value.
+    Coverage,
+    /// Greedy log-determinant of the embeddings' kernel, scaled by value.
+    LogDet,
+    /// k-means++ over hallucinated gradients (BADGE).
+    Badge,
+    /// Gumbel top-k over values.
+    Power,
+    /// The most typical sample of every uncovered cluster.
+    TypiClust,
+    /// Coverage without values: balls of one radius.
+    ProbCover,
 }
 
 /// Which tensors a training moves.
@@ -88,6 +104,43 @@ impl Default for Gate {
     }
 }
 
+/// Which samples are looked at more closely than by one direct answer, and how.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Funnel {
+    /// Members of the model that answer every sample: what they disagree on is its own doubt.
+    pub members: u32,
+    /// Share of the candidates, the best by their direct answer, that is looked at in several views and wordings.
+    pub view_share: f64,
+    /// Share of the candidates, drawn uniformly, that is looked at so too.
+    pub random_share: f64,
+    /// Views of an image.
+    pub views: u32,
+    /// Samples that are reasoned about, as a multiple of the round's plan; 0 for none.
+    pub chain_factor: u32,
+    /// Chains of reasoning per sample.
+    pub chains: u32,
+    /// Temperature at which chains are sampled.
+    pub temperature: f64,
+    /// Share of right answers that a view or wording may turn wrong before it counts as another question.
+    pub max_flips: f64,
+}
+
+impl Default for Funnel {
+    fn default() -> Self {
+        Self {
+            members: 8,
+            view_share: 0.15,
+            random_share: 0.05,
+            views: 3,
+            chain_factor: 4,
+            chains: 8,
+            temperature: 0.9,
+            max_flips: 0.05,
+        }
+    }
+}
+
 /// How a pool's loop runs.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -124,12 +177,20 @@ pub struct Policy {
     pub gate: Gate,
     /// Seed of plans and trainings.
     pub seed: u64,
+    /// Active picks of one image in a plan at most; none means no bound.
+    pub max_per_image: Option<u32>,
+    /// Active picks of one group in a plan at most; none means no bound.
+    pub max_per_family: Option<u32>,
+    /// Which samples are looked at more closely.
+    pub funnel: Funnel,
+    /// Whether a client's imported figures stand in the place of the model's.
+    pub use_imported: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            strategy: Strategy::ValueKCenter,
+            strategy: Strategy::Coverage,
             labels_per_round: 100,
             spare_share: 0.5,
             control_share: 0.1,
@@ -144,6 +205,10 @@ impl Default for Policy {
             training: Training::default(),
             gate: Gate::default(),
             seed: 0,
+            max_per_image: None,
+            max_per_family: None,
+            funnel: Funnel::default(),
+            use_imported: false,
         }
     }
 }
@@ -195,6 +260,23 @@ impl Policy {
         check(t.checkpoint_steps >= 1, "training.checkpoint_steps", "must be at least 1");
         check(unit(self.gate.max_accuracy_drop), "gate.max_accuracy_drop", "must be 0 to 1");
         check(unit(self.gate.max_calibration_rise), "gate.max_calibration_rise", "must be 0 to 1");
+        let cap = |cap: Option<u32>| cap.is_none_or(|cap| (1..=1_000_000).contains(&cap));
+        let text = "must be 1 to 1,000,000; leave it out for no bound";
+        check(cap(self.max_per_image), "max_per_image", text);
+        check(cap(self.max_per_family), "max_per_family", text);
+        let f = &self.funnel;
+        check((1..=64).contains(&f.members), "funnel.members", "must be 1 to 64");
+        check(unit(f.view_share), "funnel.view_share", "must be 0 to 1");
+        check(unit(f.random_share), "funnel.random_share", "must be 0 to 1");
+        check((1..=16).contains(&f.views), "funnel.views", "must be 1 to 16");
+        check(f.chain_factor <= 1000, "funnel.chain_factor", "must be 0 to 1000; 0 turns chains off");
+        check((2..=64).contains(&f.chains), "funnel.chains", "must be 2 to 64: one chain shows no doubt");
+        check(
+            positive(f.temperature) && f.temperature <= 2.0,
+            "funnel.temperature",
+            "must be above 0, at most 2",
+        );
+        check(unit(f.max_flips), "funnel.max_flips", "must be 0 to 1");
         found
     }
 
@@ -232,6 +314,16 @@ mod tests {
             Policy { control_share: 0.0, max_labels: 0, label_budget: Some(u64::MAX), ..Policy::default() };
         let fields: Vec<_> = bad.violations("policy.").into_iter().map(|v| v.field).collect();
         assert_eq!(fields, ["policy.control_share", "policy.max_labels", "policy.label_budget"]);
+    }
+
+    #[test]
+    fn a_funnel_has_its_ranges() {
+        let funnel = Funnel { members: 0, view_share: 1.1, chains: 1, temperature: 0.0, ..Funnel::default() };
+        let policy = Policy { funnel, max_per_image: Some(0), ..Policy::default() };
+        let fields: Vec<_> = policy.violations("").into_iter().map(|v| v.field).collect();
+        let expected =
+            ["max_per_image", "funnel.members", "funnel.view_share", "funnel.chains", "funnel.temperature"];
+        assert_eq!(fields, expected);
     }
 
     #[test]

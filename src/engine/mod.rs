@@ -7,6 +7,7 @@
 mod attention;
 mod check;
 mod command;
+mod deep_stand_in;
 mod device;
 mod error;
 mod evaluate;
@@ -37,7 +38,7 @@ pub use handle::Engine;
 pub use needs::{Serving, Training};
 pub use survey::{Survey, survey};
 pub use types::{
-    AttentionMap, Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef,
-    PredictItem, Prediction, Score, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem, Trainable,
-    TrainingSpec,
+    AttentionMap, Cost, Deep, DeepItem, DeepReply, Depth, EngineConfig, EngineHealth, EngineInfo, EvalItem,
+    EvalOutcome, ForkId, ModelRef, PredictItem, Prediction, Score, ScoreItem, ScoreReply, Source, StepStats,
+    Target, TrainItem, Trainable, TrainingSpec,
 };

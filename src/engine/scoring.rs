@@ -128,6 +128,8 @@ impl Scorer<'_> {
                 entropy,
                 margin: uncertainty::margin(&top),
                 best: 0,
+                members: Vec::new(),
+                model: 0.0,
                 embedding,
             };
             let written = answer.tokens.len();
@@ -157,6 +159,8 @@ fn closed(question: &Question, log_probs: &[f32], embedding: Vec<f32>) -> Scored
         margin: uncertainty::margin(&probabilities),
         probabilities,
         best,
+        members: Vec::new(),
+        model: 0.0,
         embedding,
     };
     Scored { score, log_prob: log_probs[best], written: 0 }

@@ -152,6 +152,10 @@ pub struct Score {
     pub margin: f32,
     /// Place of the likeliest choice.
     pub best: usize,
+    /// What each member of the model answers, `[M, C]`, member-major; empty in an open space.
+    pub members: Vec<f32>,
+    /// What the members disagree on: the mutual information of answer and weights, nats.
+    pub model: f32,
     /// Where the sample lies: `EngineInfo::embedding_dim` numbers of joint norm 1 (method.md, section 2).
     pub embedding: Vec<f32>,
 }
@@ -180,6 +184,54 @@ impl std::ops::AddAssign for Cost {
 pub struct ScoreReply {
     /// One per item, in the items' order.
     pub scores: Vec<Result<Score, ItemError>>,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// One question to look deeper into.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeepItem {
+    /// The question.
+    pub item: ScoreItem,
+    /// Other wordings of it.
+    pub paraphrases: Vec<String>,
+}
+
+/// How to look deeper.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Deep {
+    /// Views of the images; the first one is the images as they are.
+    pub views: usize,
+    /// Chains of reasoning per view and wording; 0 answers directly.
+    pub chains: usize,
+    /// Temperature at which chains are sampled.
+    pub temperature: f64,
+    /// Seed of everything that is drawn.
+    pub seed: u64,
+}
+
+/// What a deeper look saw.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Depth {
+    /// Views, `Nv`.
+    pub views: usize,
+    /// Wordings, the question itself included, `Nq`.
+    pub paraphrases: usize,
+    /// Chains, `K`; 0 where it was answered directly.
+    pub chains: usize,
+    /// Answers, `C`: the choices in their order; in an open space the meanings that were found.
+    pub classes: usize,
+    /// `[Nv, Nq, max(K, 1), C]`, row-major, each row a distribution.
+    pub probabilities: Vec<f32>,
+    /// `[Nv, Nq, K]`: whether a chain came to an answer.
+    pub parsed: Vec<bool>,
+}
+
+/// The answer to `Engine::look_deeper`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeepReply {
+    /// One per item, in the items' order.
+    pub items: Vec<Result<Depth, ItemError>>,
     /// What it cost.
     pub cost: Cost,
 }

@@ -2,7 +2,7 @@
 
 use super::{Check, duration, known};
 use crate::{
-    domain::{Gate, Policy, Strategy, Training, TrainingMode},
+    domain::{Funnel, Gate, Policy, Strategy, Training, TrainingMode},
     grpc::pb,
 };
 
@@ -12,14 +12,11 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
     let field = |name: &str| format!("{prefix}{name}");
     let training = wire.training.unwrap_or_default();
     let gate = wire.gate.unwrap_or_default();
+    let funnel = wire.funnel.unwrap_or_default();
     let policy = Policy {
         strategy: match check.take(known(&field("strategy"), wire.strategy).map(Some)) {
-            None | Some(pb::Strategy::Unspecified) => usual.strategy,
-            Some(pb::Strategy::Random) => Strategy::Random,
-            Some(pb::Strategy::Entropy) => Strategy::Entropy,
-            Some(pb::Strategy::Margin) => Strategy::Margin,
-            Some(pb::Strategy::KCenter) => Strategy::KCenter,
-            Some(pb::Strategy::ValueKCenter) => Strategy::ValueKCenter,
+            None => usual.strategy,
+            Some(wire) => strategy_of(wire).unwrap_or(usual.strategy),
         },
         labels_per_round: wire.labels_per_round.unwrap_or(usual.labels_per_round),
         spare_share: wire.spare_share.unwrap_or(usual.spare_share),
@@ -53,6 +50,19 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
             max_calibration_rise: gate.max_calibration_rise.unwrap_or(usual.gate.max_calibration_rise),
         },
         seed: wire.seed.unwrap_or(usual.seed),
+        max_per_image: wire.max_per_image.or(usual.max_per_image),
+        max_per_family: wire.max_per_family.or(usual.max_per_family),
+        funnel: Funnel {
+            members: funnel.members.unwrap_or(usual.funnel.members),
+            view_share: funnel.view_share.unwrap_or(usual.funnel.view_share),
+            random_share: funnel.random_share.unwrap_or(usual.funnel.random_share),
+            views: funnel.views.unwrap_or(usual.funnel.views),
+            chain_factor: funnel.chain_factor.unwrap_or(usual.funnel.chain_factor),
+            chains: funnel.chains.unwrap_or(usual.funnel.chains),
+            temperature: funnel.temperature.unwrap_or(usual.funnel.temperature),
+            max_flips: funnel.max_flips.unwrap_or(usual.funnel.max_flips),
+        },
+        use_imported: wire.use_imported.unwrap_or(usual.use_imported),
     };
     // A request that goes on to the service has its ranges judged there, with all else that it finds; one that does
     // not is told here.
@@ -101,7 +111,40 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
             max_calibration_rise: Some(policy.gate.max_calibration_rise),
         }),
         seed: Some(policy.seed),
+        max_per_image: policy.max_per_image,
+        max_per_family: policy.max_per_family,
+        funnel: Some(pb::FunnelPolicy {
+            members: Some(policy.funnel.members),
+            view_share: Some(policy.funnel.view_share),
+            random_share: Some(policy.funnel.random_share),
+            views: Some(policy.funnel.views),
+            chain_factor: Some(policy.funnel.chain_factor),
+            chains: Some(policy.funnel.chains),
+            temperature: Some(policy.funnel.temperature),
+            max_flips: Some(policy.funnel.max_flips),
+        }),
+        use_imported: Some(policy.use_imported),
     }
+}
+
+/// The strategy that the wire means; none where it means the usual one.
+pub(super) fn strategy_of(wire: pb::Strategy) -> Option<Strategy> {
+    Some(match wire {
+        pb::Strategy::Unspecified => return None,
+        pb::Strategy::Random => Strategy::Random,
+        pb::Strategy::Entropy => Strategy::Entropy,
+        pb::Strategy::Margin => Strategy::Margin,
+        pb::Strategy::KCenter => Strategy::KCenter,
+        pb::Strategy::ValueKCenter => Strategy::ValueKCenter,
+        pb::Strategy::Bald => Strategy::Bald,
+        pb::Strategy::Epig => Strategy::Epig,
+        pb::Strategy::Coverage => Strategy::Coverage,
+        pb::Strategy::LogDet => Strategy::LogDet,
+        pb::Strategy::Badge => Strategy::Badge,
+        pb::Strategy::Power => Strategy::Power,
+        pb::Strategy::TypiClust => Strategy::TypiClust,
+        pb::Strategy::ProbCover => Strategy::ProbCover,
+    })
 }
 
 /// A strategy as the wire has it.
@@ -112,6 +155,14 @@ pub(super) fn strategy(strategy: Strategy) -> pb::Strategy {
         Strategy::Margin => pb::Strategy::Margin,
         Strategy::KCenter => pb::Strategy::KCenter,
         Strategy::ValueKCenter => pb::Strategy::ValueKCenter,
+        Strategy::Bald => pb::Strategy::Bald,
+        Strategy::Epig => pb::Strategy::Epig,
+        Strategy::Coverage => pb::Strategy::Coverage,
+        Strategy::LogDet => pb::Strategy::LogDet,
+        Strategy::Badge => pb::Strategy::Badge,
+        Strategy::Power => pb::Strategy::Power,
+        Strategy::TypiClust => pb::Strategy::TypiClust,
+        Strategy::ProbCover => pb::Strategy::ProbCover,
     }
 }
 
@@ -149,6 +200,15 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
         let new = new.gate.unwrap_or_default();
         return copy!(old.gate.get_or_insert_default(), new, path, [max_accuracy_drop, max_calibration_rise]);
     }
+    if let Some(path) = path.strip_prefix("funnel.") {
+        let new = new.funnel.unwrap_or_default();
+        return copy!(
+            old.funnel.get_or_insert_default(),
+            new,
+            path,
+            [members, view_share, random_share, views, chain_factor, chains, temperature, max_flips]
+        );
+    }
     copy!(
         old,
         new,
@@ -168,7 +228,11 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
             auto_train,
             training,
             gate,
-            seed
+            seed,
+            max_per_image,
+            max_per_family,
+            funnel,
+            use_imported
         ]
     )
 }
@@ -204,6 +268,10 @@ mod tests {
             label_budget: Some(7),
             train_after: Some(Duration::from_millis(1500)),
             training: Training { mode: TrainingMode::Lora, ..Training::default() },
+            strategy: Strategy::TypiClust,
+            max_per_image: Some(2),
+            funnel: Funnel { chain_factor: 0, ..Funnel::default() },
+            use_imported: true,
             ..Policy::default()
         };
         assert_eq!(from_wire(&mut check, "", &to_wire(&odd)), odd);
@@ -227,6 +295,11 @@ mod tests {
             "training.epochs",
             "gate.max_accuracy_drop",
             "gate",
+            "max_per_image",
+            "max_per_family",
+            "funnel",
+            "funnel.views",
+            "use_imported",
         ] {
             assert!(copy_field(&mut pb::Policy::default(), &new, path), "{path}");
         }
