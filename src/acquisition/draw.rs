@@ -5,7 +5,8 @@
 
 use rand::Rng;
 
-use super::{GroupCap, GroupCount, SelectError, check_finite};
+use super::caps::{Caps, Room};
+use super::{SelectError, check_finite, numeric};
 
 /// A uniform index below `n`, by the multiply-shift of Lemire (arXiv 1805.10941).
 ///
@@ -34,6 +35,38 @@ pub(super) fn permutation(n: usize, rng: &mut impl Rng) -> Vec<u32> {
     order
 }
 
+/// A uniform number strictly between 0 and 1, in steps of `2^-53`.
+pub(super) fn unit(rng: &mut impl Rng) -> f64 {
+    ((rng.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+}
+
+/// A draw from the standard Gumbel distribution: `-ln(-ln u)`.
+pub(super) fn gumbel(rng: &mut impl Rng) -> f64 {
+    -numeric::ln(-numeric::ln(unit(rng)))
+}
+
+/// The position of a draw with a chance in proportion to `weights`, none of them negative; `None` if all are 0.
+pub(super) fn in_proportion(weights: &[f64], rng: &mut impl Rng) -> Option<usize> {
+    let total: f64 = weights.iter().sum();
+    let mut left = unit(rng) * total;
+    let mut last = None;
+    for (at, &weight) in weights.iter().enumerate() {
+        if weight > 0.0 {
+            last = Some(at);
+            left -= weight;
+            if left < 0.0 {
+                break;
+            }
+        }
+    }
+    last
+}
+
+/// Highest value first, then highest lot.
+pub(super) fn best_first(a: &(f32, u32, usize), b: &(f32, u32, usize)) -> std::cmp::Ordering {
+    b.0.total_cmp(&a.0).then(b.1.cmp(&a.1))
+}
+
 /// The `k` candidates of highest value, best first; ties in an order drawn from `rng`.
 ///
 /// `values` is indexed by pool row, `candidates` are pool rows. Fewer than `k` come back when the candidates, or
@@ -43,39 +76,37 @@ pub(super) fn top_k(
     values: &[f32],
     candidates: &[usize],
     k: usize,
-    cap: Option<GroupCap<'_>>,
+    caps: Caps<'_>,
     rng: &mut impl Rng,
 ) -> Result<Vec<usize>, SelectError> {
     check_finite(column, values)?;
-    let mut ranked: Vec<(f32, u32, usize)> = candidates
+    let ranked = candidates
         .iter()
         .zip(permutation(candidates.len(), rng))
         .map(|(&row, lot)| (values[row], lot, row))
         .collect();
-    let best_first = |a: &(f32, u32, usize), b: &(f32, u32, usize)| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1));
-    // Without a cap only the first k need to be in order.
-    if cap.is_none() && k > 0 && k < ranked.len() {
+    Ok(best_with_room(ranked, k, &mut Room::new(caps), caps.is_none()))
+}
+
+/// The `k` best of `(value, lot, row)` for which there is room; `roomy` where there is room for all.
+pub(super) fn best_with_room(
+    mut ranked: Vec<(f32, u32, usize)>,
+    k: usize,
+    room: &mut Room<'_>,
+    roomy: bool,
+) -> Vec<usize> {
+    // Where nothing is ever full only the first k need to be in order.
+    if roomy && k > 0 && k < ranked.len() {
         ranked.select_nth_unstable_by(k - 1, best_first);
         ranked.truncate(k);
     }
     ranked.sort_unstable_by(best_first);
-
-    let mut count = GroupCount::new(cap);
-    let mut picks = Vec::with_capacity(k.min(ranked.len()));
-    for (_, _, row) in ranked {
-        if picks.len() == k {
-            break;
-        }
-        if !count.is_full(row) {
-            count.take(row);
-            picks.push(row);
-        }
-    }
-    Ok(picks)
+    ranked.into_iter().map(|(_, _, row)| row).filter(|&row| room.try_take(row)).take(k).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::caps::{GroupCap, Limit};
     use super::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
@@ -95,12 +126,21 @@ mod tests {
     }
 
     #[test]
+    fn a_weighted_draw_follows_the_weights_and_never_takes_a_zero() {
+        let mut rng = ChaCha8Rng::from_seed([2; 32]);
+        let mut hits = [0usize; 4];
+        (0..4_000).for_each(|_| hits[in_proportion(&[0.0, 1.0, 3.0, 0.0], &mut rng).expect("a weight")] += 1);
+        assert!(hits[0] + hits[3] == 0 && hits[2].abs_diff(3_000) < 120, "{hits:?}");
+        assert_eq!(in_proportion(&[0.0], &mut rng), None);
+    }
+
+    #[test]
     fn ties_are_broken_by_the_rng_and_not_by_position() {
         let values = [0.5; 20];
         let rows: Vec<usize> = (0..20).collect();
         let pick = |seed| {
             let mut rng = ChaCha8Rng::from_seed([seed; 32]);
-            top_k("value", &values, &rows, 5, None, &mut rng).expect("finite values")
+            top_k("value", &values, &rows, 5, Caps::none(), &mut rng).expect("finite values")
         };
         assert_eq!(pick(1), pick(1));
         assert_ne!(pick(1), pick(2));
@@ -110,8 +150,9 @@ mod tests {
     #[test]
     fn a_full_group_makes_room_for_the_next_best() {
         let mut rng = ChaCha8Rng::from_seed([1; 32]);
-        let cap = GroupCap { groups: &[7, 7, 7, 8, 9], max: 1 };
-        let picks = top_k("value", &[5.0, 4.0, 3.0, 2.0, 1.0], &[0, 1, 2, 3, 4], 3, Some(cap), &mut rng);
+        let image = Some(GroupCap { groups: &[7, 7, 7, 8, 9], limit: Limit::Each(1) });
+        let caps = Caps { image, family: None };
+        let picks = top_k("value", &[5.0, 4.0, 3.0, 2.0, 1.0], &[0, 1, 2, 3, 4], 3, caps, &mut rng);
         assert_eq!(picks, Ok(vec![0, 3, 4]));
     }
 }

@@ -4,17 +4,17 @@
 
 use rand::Rng;
 
-use super::{GroupCap, SelectError, draw};
+use super::{Caps, SelectError, draw};
 
 /// The `k` candidates of highest entropy, most uncertain first.
 pub fn select_by_entropy(
     entropies: &[f32],
     candidates: &[usize],
     k: usize,
-    cap: Option<GroupCap<'_>>,
+    caps: Caps<'_>,
     rng: &mut impl Rng,
 ) -> Result<Vec<usize>, SelectError> {
-    draw::top_k("entropy", entropies, candidates, k, cap, rng)
+    draw::top_k("entropy", entropies, candidates, k, caps, rng)
 }
 
 #[cfg(test)]
@@ -26,9 +26,9 @@ mod tests {
     #[test]
     fn the_most_uncertain_come_first_and_nan_is_refused() {
         let mut rng = ChaCha8Rng::from_seed([0; 32]);
-        let picks = select_by_entropy(&[0.1, 0.9, 0.4, 0.6], &[0, 1, 2, 3], 3, None, &mut rng);
+        let picks = select_by_entropy(&[0.1, 0.9, 0.4, 0.6], &[0, 1, 2, 3], 3, Caps::none(), &mut rng);
         assert_eq!(picks, Ok(vec![1, 3, 2]));
-        let refused = select_by_entropy(&[0.1, f32::NAN], &[0, 1], 1, None, &mut rng);
+        let refused = select_by_entropy(&[0.1, f32::NAN], &[0, 1], 1, Caps::none(), &mut rng);
         assert!(matches!(refused, Err(SelectError::NonFinite { index: 1, .. })));
     }
 }

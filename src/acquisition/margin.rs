@@ -4,17 +4,17 @@
 
 use rand::Rng;
 
-use super::{GroupCap, SelectError, draw};
+use super::{Caps, SelectError, draw};
 
 /// The `k` candidates of highest margin value, the closest draws first.
 pub fn select_by_margin(
     margins: &[f32],
     candidates: &[usize],
     k: usize,
-    cap: Option<GroupCap<'_>>,
+    caps: Caps<'_>,
     rng: &mut impl Rng,
 ) -> Result<Vec<usize>, SelectError> {
-    draw::top_k("margin", margins, candidates, k, cap, rng)
+    draw::top_k("margin", margins, candidates, k, caps, rng)
 }
 
 #[cfg(test)]
@@ -26,7 +26,7 @@ mod tests {
     #[test]
     fn the_closest_draws_come_first() {
         let mut rng = ChaCha8Rng::from_seed([0; 32]);
-        let picks = select_by_margin(&[0.1, 0.9, 0.4], &[0, 1, 2], 2, None, &mut rng);
+        let picks = select_by_margin(&[0.1, 0.9, 0.4], &[0, 1, 2], 2, Caps::none(), &mut rng);
         assert_eq!(picks, Ok(vec![1, 2]));
     }
 }

@@ -6,30 +6,61 @@
 //! Invariant: a non-finite score never selects or hides a sample, it is an error that names the sample.
 //! Deliberately absent: tensors, models, IO, clocks and global rngs; whoever calls brings the scores as columns.
 
+mod active;
+mod answers;
+mod badge;
+mod bald;
+mod caps;
 // Parts of it are for the meter of savings and for tests.
 #[allow(dead_code)]
 mod chance;
-mod distance;
+mod clusters;
+mod coverage;
 mod draw;
+mod embeddings;
 mod entropy;
+mod epig;
 pub mod impute;
 mod k_center;
+mod kernel;
+mod known;
 pub mod learnability;
+mod logdet;
 mod margin;
+mod neighbours;
 pub mod nested;
+mod numeric;
 mod plan;
+mod plan_check;
+mod power;
+mod prob_cover;
 mod random;
 pub mod refit;
+mod rows;
+mod sweep;
 pub mod temperature;
+mod typiclust;
 pub mod value;
 mod value_k_center;
+mod whitening;
 
-pub use distance::{Embeddings, euclidean};
+pub use answers::Answers;
+pub use badge::badge;
+pub use bald::select_by_bald;
+pub use caps::{Caps, GroupCap, Limit};
+pub use coverage::{Coverage, coverage};
+pub use embeddings::Embeddings;
 pub use entropy::select_by_entropy;
+pub use epig::{EPIG_TARGETS, epig, select_by_epig};
 pub use k_center::{Pick, k_center};
+pub use known::Known;
+pub use logdet::{LogDet, logdet};
 pub use margin::select_by_margin;
 pub use plan::{MIN_CONTROL_SHARE, Plan, PlanConfig, PlanInput, PlannedItem, Scores, plan};
+pub use power::power_sample;
+pub use prob_cover::prob_cover;
 pub use random::select_at_random;
+pub use typiclust::typiclust;
 pub use value_k_center::value_k_center;
 
 /// Why nothing could be selected.
@@ -55,40 +86,17 @@ pub enum SelectError {
         /// Its length.
         got: usize,
     },
+    /// A strategy lacks a column that it selects by.
+    #[error("{strategy} needs {column}: score the pool with them, or choose a strategy that goes without")]
+    Missing {
+        /// What was to select.
+        strategy: &'static str,
+        /// What it needs.
+        column: &'static str,
+    },
     /// A setting outside its range.
     #[error("{0}")]
     Config(String),
-}
-
-/// At most `max` picks from any one group, for instance the questions of one image.
-#[derive(Debug, Clone, Copy)]
-pub struct GroupCap<'a> {
-    /// The group of every pool row.
-    pub groups: &'a [u32],
-    /// The most picks from one group.
-    pub max: usize,
-}
-
-/// Counts picks per group and says when a group is full; without a cap nothing is ever full.
-struct GroupCount<'a> {
-    cap: Option<GroupCap<'a>>,
-    taken: std::collections::HashMap<u32, usize>,
-}
-
-impl<'a> GroupCount<'a> {
-    fn new(cap: Option<GroupCap<'a>>) -> Self {
-        Self { cap, taken: std::collections::HashMap::new() }
-    }
-
-    fn is_full(&self, row: usize) -> bool {
-        self.cap.is_some_and(|cap| self.taken.get(&cap.groups[row]).is_some_and(|&n| n >= cap.max))
-    }
-
-    fn take(&mut self, row: usize) {
-        if let Some(cap) = self.cap {
-            *self.taken.entry(cap.groups[row]).or_default() += 1;
-        }
-    }
 }
 
 /// Errors unless every value of `column` is finite.

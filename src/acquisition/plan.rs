@@ -12,10 +12,12 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{
-    Embeddings, GroupCap, SelectError, check_finite, distance, draw, k_center, select_at_random,
-    select_by_entropy, select_by_margin, value_k_center,
-};
+use super::active::{item_values, select_active};
+use super::answers::Answers;
+use super::embeddings::Embeddings;
+use super::plan_check::check;
+use super::sweep::{approach, squared_distance, squared_norms, sweep};
+use super::{EPIG_TARGETS, SelectError, draw};
 use crate::domain::{Arm, Fallback, Policy, Strategy};
 
 /// The smallest share of a plan that the control arm may have.
@@ -30,8 +32,10 @@ pub struct PlanInput<'a> {
     pub scores: Option<Scores<'a>>,
     /// Embeddings of the samples labelled already, `[labelled, d]`, from the same model as the candidates'.
     pub labelled: Embeddings<'a>,
-    /// The group of every candidate (for instance its image), for [`PlanConfig::max_per_group`].
-    pub groups: Option<&'a [u32]>,
+    /// The image of every candidate, for [`PlanConfig::max_per_image`].
+    pub images: Option<&'a [u32]>,
+    /// The family of every candidate's question, for [`PlanConfig::max_per_family`] and [`PlanConfig::balance`].
+    pub families: Option<&'a [u32]>,
 }
 
 /// One model version's scores of all candidates.
@@ -41,6 +45,12 @@ pub struct Scores<'a> {
     pub entropy: &'a [f32],
     /// One less the gap of the two likeliest answers, `[candidates]`.
     pub margin: &'a [f32],
+    /// What the posterior's members disagree by, `I(y; theta)` in nats, `[candidates]`.
+    pub model: &'a [f32],
+    /// Information value of a label in nats, `[candidates]`: what the joint strategies weigh by.
+    pub value: &'a [f32],
+    /// Answer distributions of the posterior's members, for the strategies that look into them.
+    pub answers: Option<Answers<'a>>,
     /// Embeddings, `[candidates, d]`; may be empty for a strategy that does not look at them.
     pub embeddings: Embeddings<'a>,
 }
@@ -58,8 +68,15 @@ pub struct PlanConfig {
     pub control_share: f64,
     /// [`Strategy::ValueKCenter`] spreads its picks among this many times as many of the most valuable samples.
     pub value_pool_factor: usize,
-    /// The most active picks from one group; `None` for no limit. The control arm is never limited.
-    pub max_per_group: Option<usize>,
+    /// Power of the value in [`Strategy::Coverage`] and [`Strategy::Power`]: 0 is coverage (or a uniform draw), 1 the
+    /// full value.
+    pub tau: f32,
+    /// Whether the active arm takes as many of every family, in turn, as far as there are enough.
+    pub balance: bool,
+    /// The most active picks of one image; `None` for no limit. The control arm is never limited.
+    pub max_per_image: Option<usize>,
+    /// The most active picks of one family; `None` for no limit.
+    pub max_per_family: Option<usize>,
 }
 
 impl From<&Policy> for PlanConfig {
@@ -70,7 +87,10 @@ impl From<&Policy> for PlanConfig {
             spare_share: policy.spare_share,
             control_share: policy.control_share,
             value_pool_factor: 4,
-            max_per_group: None,
+            tau: 1.0,
+            balance: false,
+            max_per_image: None,
+            max_per_family: None,
         }
     }
 }
@@ -103,8 +123,9 @@ pub struct PlannedItem {
     /// here because of its score, with a probability that is nearly 1 and of which no weight makes it unbiased;
     /// for it the number says how likely the plan would have held it by chance.
     pub propensity: f64,
-    /// What the strategy ranks by: the margin value for [`Strategy::Margin`], otherwise the entropy in nats.
-    /// `None` without scores.
+    /// What the strategy ranks by: entropy, margin, BALD or EPIG where it is one of these, the predictive variance for
+    /// [`Strategy::LogDet`], the length of the gradient for [`Strategy::Badge`], otherwise the information value in
+    /// nats. `None` without scores.
     pub value: Option<f32>,
     /// Euclidean distance to the nearest labelled or earlier planned sample. `None` without embeddings, or when
     /// there is no such sample.
@@ -114,7 +135,7 @@ pub struct PlannedItem {
 /// Plans a round over `input.candidates`.
 ///
 /// The plan holds `labels_per_round * (1 + spare_share)` samples, rounded up; fewer when the candidates run out or
-/// a group cap leaves no more. Without scores it is random and says so by [`Fallback::ColdStart`], unless random is
+/// the caps leave no more. Without scores it is random and says so by [`Fallback::ColdStart`], unless random is
 /// what was asked for.
 pub fn plan(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Plan, SelectError> {
     check(input, config)?;
@@ -136,7 +157,10 @@ pub fn plan(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Pla
         _ => (config.strategy, Fallback::None),
     };
     let wanted = total - control.len();
-    let active = select_active(input, config, strategy, &rest, &control, wanted, &mut active_rng)?;
+    // A stream of its own: the targets of EPIG depend on nothing that the arms draw.
+    let mut targets: Vec<usize> = (0..input.candidates).collect();
+    let targets = &*draw::sample_front(&mut targets, EPIG_TARGETS, &mut stream(seed, 2));
+    let active = select_active(input, config, strategy, &rest, &control, targets, wanted, &mut active_rng)?;
 
     // Empty pools have an empty plan, so nothing divides by their zero.
     let propensity = control.len() as f64 / input.candidates.max(1) as f64;
@@ -153,18 +177,22 @@ pub fn plan(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Pla
                 None => break,
             },
         };
-        let value = input.scores.map(|scores| match strategy {
-            Strategy::Margin => scores.margin[index],
-            _ => scores.entropy[index],
-        });
-        items.push(PlannedItem { index, arm, propensity, value, coverage_gain: None });
+        items.push(PlannedItem { index, arm, propensity, value: None, coverage_gain: None });
     }
-    measure_coverage(&mut items, input);
+    if let Some(scores) = &input.scores {
+        let rows: Vec<usize> = items.iter().map(|item| item.index).collect();
+        let values = item_values(scores, strategy, &rows, targets);
+        let gains = coverage_gains(scores.embeddings, input.labelled, &rows);
+        for (at, item) in items.iter_mut().enumerate() {
+            item.value = values.get(at).copied();
+            item.coverage_gain = gains.get(at).copied().filter(|gain| gain.is_finite());
+        }
+    }
     Ok(Plan { items, strategy, fallback, seed })
 }
 
 /// The number of samples a plan wants.
-fn plan_size(config: &PlanConfig) -> usize {
+pub(super) fn plan_size(config: &PlanConfig) -> usize {
     let spare = (config.labels_per_round as f64 * config.spare_share).ceil() as usize;
     config.labels_per_round.saturating_add(spare)
 }
@@ -194,102 +222,22 @@ fn stream(seed: u64, purpose: u64) -> ChaCha8Rng {
     rng
 }
 
-fn select_active(
-    input: &PlanInput<'_>,
-    config: &PlanConfig,
-    strategy: Strategy,
-    rest: &[usize],
-    control: &[usize],
-    k: usize,
-    rng: &mut ChaCha8Rng,
-) -> Result<Vec<usize>, SelectError> {
-    let cap = config.max_per_group.zip(input.groups).map(|(max, groups)| GroupCap { groups, max });
-    let Some(scores) = input.scores else { return Ok(select_at_random(rest, k, cap, rng)) };
-    let pool = scores.embeddings;
-    let centres =
-        || -> Vec<&[f32]> { input.labelled.rows().chain(control.iter().map(|&row| pool.row(row))).collect() };
-    let picks = match strategy {
-        Strategy::Random => return Ok(select_at_random(rest, k, cap, rng)),
-        Strategy::Entropy => return select_by_entropy(scores.entropy, rest, k, cap, rng),
-        Strategy::Margin => return select_by_margin(scores.margin, rest, k, cap, rng),
-        Strategy::KCenter => k_center(pool, rest, &centres(), k, cap, rng)?,
-        // STAND-IN: until the kernels of the other strategies land, the nearest one there is takes their place.
-        Strategy::Bald | Strategy::Epig | Strategy::Badge | Strategy::Power => {
-            return select_by_entropy(scores.entropy, rest, k, cap, rng);
+/// Each row's distance to the nearest labelled or earlier one of `rows`; infinite where there is none, and no
+/// distances at all without embeddings.
+fn coverage_gains(pool: Embeddings<'_>, labelled: Embeddings<'_>, rows: &[usize]) -> Vec<f32> {
+    if pool.is_empty() {
+        return Vec::new();
+    }
+    let planned = pool.only(rows);
+    let norms = squared_norms(planned);
+    let mut nearest = vec![f32::INFINITY; rows.len()];
+    approach(planned, &norms, labelled.all(), &squared_norms(labelled.all()), &mut nearest);
+    sweep(planned, planned, &mut nearest, |nearest, row, first, products| {
+        for (j, &product) in products.iter().enumerate().take(row.saturating_sub(first)) {
+            *nearest = nearest.min(squared_distance(norms[row], norms[first + j], product));
         }
-        Strategy::ProbCover | Strategy::TypiClust => k_center(pool, rest, &centres(), k, cap, rng)?,
-        Strategy::ValueKCenter | Strategy::Coverage | Strategy::LogDet => {
-            let factor = config.value_pool_factor;
-            value_k_center(scores.entropy, pool, rest, &centres(), k, factor, cap, rng)?
-        }
-    };
-    Ok(picks.into_iter().map(|pick| pick.row).collect())
-}
-
-/// Fills in every item's distance to what is labelled or planned before it.
-fn measure_coverage(items: &mut [PlannedItem], input: &PlanInput<'_>) {
-    let Some(pool) = input.scores.map(|scores| scores.embeddings).filter(|pool| !pool.is_empty()) else {
-        return;
-    };
-    let mut centres: Vec<&[f32]> = input.labelled.rows().collect();
-    for item in items {
-        let row = pool.row(item.index);
-        let nearest = centres.iter().map(|centre| distance::squared(row, centre)).min_by(f32::total_cmp);
-        item.coverage_gain = nearest.map(f32::sqrt);
-        centres.push(row);
-    }
-}
-
-/// Errors unless the columns agree in length, are finite, and the configuration is within its ranges.
-fn check(input: &PlanInput<'_>, config: &PlanConfig) -> Result<(), SelectError> {
-    let refuse = |message: String| Err(SelectError::Config(message));
-    if !(MIN_CONTROL_SHARE..=1.0).contains(&config.control_share) {
-        return refuse(format!(
-            "control_share is {}: choose one from {MIN_CONTROL_SHARE} to 1, the control arm keeps evaluation unbiased",
-            config.control_share
-        ));
-    }
-    if !(0.0..=100.0).contains(&config.spare_share) {
-        return refuse(format!("spare_share is {}: choose one from 0 to 100", config.spare_share));
-    }
-    if config.labels_per_round == 0 {
-        return refuse("labels_per_round is 0: a round wants at least one label".to_owned());
-    }
-    if config.value_pool_factor == 0 {
-        return refuse("value_pool_factor is 0: choose 1 (value alone) or more".to_owned());
-    }
-    if config.max_per_group == Some(0) {
-        return refuse("max_per_group is 0: choose 1 or more, or leave it unset for no limit".to_owned());
-    }
-    if config.max_per_group.is_some() && input.groups.is_none() {
-        return refuse("max_per_group is set but the candidates have no groups".to_owned());
-    }
-    let expected = input.candidates;
-    let rows = |column, got: usize| match got == expected {
-        true => Ok(()),
-        false => Err(SelectError::Shape { column, expected, got }),
-    };
-    if let Some(groups) = input.groups {
-        rows("groups", groups.len())?;
-    }
-    let Some(scores) = input.scores else { return Ok(()) };
-    rows("entropy", scores.entropy.len())?;
-    rows("margin", scores.margin.len())?;
-    check_finite("entropy", scores.entropy)?;
-    check_finite("margin", scores.margin)?;
-    let spreads = matches!(config.strategy, Strategy::KCenter | Strategy::ValueKCenter);
-    if spreads || !scores.embeddings.is_empty() {
-        rows("embeddings", scores.embeddings.len())?;
-        let (dim, labelled) = (scores.embeddings.dim(), input.labelled);
-        if !labelled.is_empty() && labelled.dim() != dim && expected > 0 {
-            return Err(SelectError::Shape {
-                column: "labelled embeddings",
-                expected: dim,
-                got: labelled.dim(),
-            });
-        }
-    }
-    Ok(())
+    });
+    nearest.into_iter().map(f32::sqrt).collect()
 }
 
 #[cfg(test)]

@@ -5,15 +5,33 @@ use std::collections::HashSet;
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 use super::*;
+use crate::acquisition::answers::tests::Owned;
 use crate::domain::uncertainty::{entropy, margin};
 
-const STRATEGIES: [Strategy; 5] =
-    [Strategy::Random, Strategy::Entropy, Strategy::Margin, Strategy::KCenter, Strategy::ValueKCenter];
+const STRATEGIES: [Strategy; 13] = [
+    Strategy::Random,
+    Strategy::Entropy,
+    Strategy::Margin,
+    Strategy::Bald,
+    Strategy::Epig,
+    Strategy::KCenter,
+    Strategy::ValueKCenter,
+    Strategy::Coverage,
+    Strategy::LogDet,
+    Strategy::Badge,
+    Strategy::Power,
+    Strategy::TypiClust,
+    Strategy::ProbCover,
+];
 
 /// Columns that own their data.
+#[derive(Default)]
 struct Pool {
     entropy: Vec<f32>,
     margin: Vec<f32>,
+    model: Vec<f32>,
+    value: Vec<f32>,
+    answers: Option<Owned>,
     embeddings: Vec<f32>,
     dim: usize,
     labelled: Vec<f32>,
@@ -26,19 +44,37 @@ impl Pool {
             scores: Some(Scores {
                 entropy: &self.entropy,
                 margin: &self.margin,
+                model: &self.model,
+                value: &self.value,
+                answers: self.answers.as_ref().map(Owned::view),
                 embeddings: Embeddings::new(&self.embeddings, self.dim).expect("whole finite rows"),
             }),
             labelled: Embeddings::new(&self.labelled, self.dim).expect("whole finite rows"),
-            groups: None,
+            images: None,
+            families: None,
         }
     }
 
     /// `n` candidates whose scores and places follow from their index alone.
     fn scattered(n: usize) -> Self {
         let noise = |i: usize, salt: usize| ((i * 7919 + salt * 104_729) % 1009) as f32 / 1009.0;
+        let mut answers = Owned { members: 3, offsets: vec![0], ..Owned::default() };
+        for i in 0..n {
+            let classes = 2 + i % 2;
+            answers.classes.extend((0..classes as u32).map(|class| class + (i % 3) as u32));
+            answers.offsets.push(answers.classes.len());
+            for member in 0..3 {
+                let raw: Vec<f32> =
+                    (0..classes).map(|class| 0.05 + noise(i, 7 + 4 * member + class)).collect();
+                answers.probabilities.extend(raw.iter().map(|p| p / raw.iter().sum::<f32>()));
+            }
+        }
         Self {
             entropy: (0..n).map(|i| noise(i, 1)).collect(),
             margin: (0..n).map(|i| noise(i, 2)).collect(),
+            model: (0..n).map(|i| noise(i, 5)).collect(),
+            value: (0..n).map(|i| noise(i, 6)).collect(),
+            answers: Some(answers),
             embeddings: (0..n).flat_map(|i| [noise(i, 3), noise(i, 4)]).collect(),
             dim: 2,
             labelled: vec![0.5, 0.5],
@@ -56,17 +92,19 @@ fn control(plan: &Plan) -> Vec<usize> {
 
 /// Four kinds of 200 samples each, on a line away from the one labelled sample at 0:
 /// torn between two answers (best margin), vague over eight (best entropy, near 0, one place),
-/// fairly vague (second in entropy, spread over 1..3), and certain but far away (100 and beyond).
+/// fairly vague (second in entropy, best in BALD, spread over 1..3), and certain but far away (100 and beyond).
 fn four_kinds() -> Pool {
     let torn = [0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
     let vague = [0.30, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1];
     let fairly = [0.42, 0.12, 0.12, 0.12, 0.12, 0.1, 0.0, 0.0];
     let certain = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
-    let mut pool = Pool { entropy: vec![], margin: vec![], embeddings: vec![], dim: 1, labelled: vec![0.0] };
+    let mut pool = Pool { dim: 1, labelled: vec![0.0], ..Pool::default() };
     for (kind, p) in [torn, vague, fairly, certain].iter().enumerate() {
         for i in 0..200 {
             pool.entropy.push(entropy(p));
             pool.margin.push(margin(p));
+            pool.model.push([0.2, 0.1, 0.3, 0.0][kind]);
+            pool.value.push(entropy(p));
             let step = i as f32;
             pool.embeddings.push([0.001 * step, 0.3 + 1e-5 * step, 1.0 + 0.01 * step, 100.0 + step][kind]);
         }
@@ -91,13 +129,59 @@ fn each_strategy_picks_another_kind() {
     };
     assert_eq!(shares(Strategy::Margin), [54, 0, 0, 0]);
     assert_eq!(shares(Strategy::Entropy), [0, 54, 0, 0]);
+    assert_eq!(shares(Strategy::Bald), [0, 0, 54, 0]);
     let [_, _, _, certain] = shares(Strategy::KCenter);
     assert!(certain > 40, "k-center goes where nothing is labelled, however certain: {certain}");
     let [torn, vague, fairly, certain] = shares(Strategy::ValueKCenter);
     assert_eq!((torn, certain), (0, 0), "the joint form stays among the valuable");
     assert!(fairly > vague, "and spreads there: {vague} of the crowd, {fairly} of the spread ones");
+    let [torn, vague, fairly, certain] = shares(Strategy::Power);
+    assert!(vague > torn && fairly > torn && torn > 0 && certain == 0, "power draws by value");
+    let [_, vague, fairly, _] = shares(Strategy::Coverage);
+    assert!(fairly > vague, "coverage needs few for a crowd: {vague} of it, {fairly} of the spread ones");
     let random = shares(Strategy::Random);
     assert!(random.iter().all(|&n| n > 4), "random takes of every kind: {random:?}");
+}
+
+#[test]
+fn no_two_strategies_pick_the_same() {
+    let pool = Pool::scattered(600);
+    let active = |strategy| {
+        let plan = plan(&pool.input(), &config(strategy), 2).expect("a valid pool");
+        let active = plan.items.iter().filter(|item| item.arm == Arm::Active);
+        active.map(|item| item.index).collect::<std::collections::BTreeSet<_>>()
+    };
+    let picks: HashSet<_> = STRATEGIES.map(active).into_iter().collect();
+    assert_eq!(picks.len(), STRATEGIES.len());
+    assert!(picks.iter().all(|picks| picks.len() == 27));
+}
+
+#[test]
+fn an_item_carries_what_its_strategy_ranks_by() {
+    let pool = Pool::scattered(200);
+    let values = |strategy| -> Vec<(usize, f32)> {
+        let plan = plan(&pool.input(), &config(strategy), 2).expect("a valid pool");
+        plan.items.iter().map(|item| (item.index, item.value.expect("scores are given"))).collect()
+    };
+    for (strategy, column) in [
+        (Strategy::Entropy, &pool.entropy),
+        (Strategy::Margin, &pool.margin),
+        (Strategy::Bald, &pool.model),
+        (Strategy::Coverage, &pool.value),
+        (Strategy::KCenter, &pool.value),
+    ] {
+        assert!(values(strategy).into_iter().all(|(index, value)| value == column[index]), "{strategy:?}");
+    }
+    let answers = pool.answers.as_ref().expect("answers").view();
+    assert!(values(Strategy::LogDet).into_iter().all(|(index, value)| value == answers.variance(index)));
+    assert!(values(Strategy::Badge).into_iter().all(|(_, value)| value > 0.0 && value < 2.0));
+    let epig = values(Strategy::Epig);
+    assert!(epig.iter().all(|&(_, value)| (0.0..=3f32.ln()).contains(&value)));
+    // The control arm is somewhere among them, the active arm is in order.
+    let plan = plan(&pool.input(), &config(Strategy::Epig), 2).expect("a valid pool");
+    let ranked: Vec<f32> =
+        plan.items.iter().filter(|item| item.arm == Arm::Active).filter_map(|item| item.value).collect();
+    assert!(ranked.windows(2).all(|pair| pair[0] >= pair[1]));
 }
 
 #[test]
@@ -134,7 +218,13 @@ fn the_control_arm_is_uniform_over_all_candidates() {
 
 #[test]
 fn without_scores_the_plan_is_random_and_says_so() {
-    let input = PlanInput { candidates: 100, scores: None, labelled: Embeddings::empty(), groups: None };
+    let input = PlanInput {
+        candidates: 100,
+        scores: None,
+        labelled: Embeddings::empty(),
+        images: None,
+        families: None,
+    };
     let cold = plan(&input, &config(Strategy::ValueKCenter), 3).expect("a valid pool");
     assert_eq!((cold.strategy, cold.fallback), (Strategy::Random, Fallback::ColdStart));
     assert_eq!(cold.items.len(), 30);
@@ -148,6 +238,9 @@ fn coverage_gain_is_the_distance_to_what_is_labelled_or_planned_before() {
     let pool = Pool {
         entropy: vec![0.1, 0.2, 0.3],
         margin: vec![0.0; 3],
+        model: vec![0.0; 3],
+        value: vec![0.0; 3],
+        answers: None,
         embeddings: vec![1.0, 4.0, 10.0],
         dim: 1,
         labelled: vec![0.0],
@@ -164,17 +257,43 @@ fn coverage_gain_is_the_distance_to_what_is_labelled_or_planned_before() {
 }
 
 #[test]
-fn a_group_cap_holds_for_the_active_arm() {
+fn both_caps_hold_for_the_active_arm_of_every_strategy() {
     let pool = Pool::scattered(120);
-    let groups: Vec<u32> = (0..120).map(|i| i / 10).collect();
-    let input = PlanInput { groups: Some(&groups), ..pool.input() };
+    let images: Vec<u32> = (0..120).map(|i| i / 4).collect();
+    let families: Vec<u32> = (0..120).map(|i| i % 5).collect();
+    let input = PlanInput { images: Some(&images), families: Some(&families), ..pool.input() };
     for strategy in STRATEGIES {
-        let config = PlanConfig { max_per_group: Some(1), ..config(strategy) };
+        let config = PlanConfig { max_per_image: Some(1), max_per_family: Some(4), ..config(strategy) };
         let plan = plan(&input, &config, 4).expect("a valid pool");
-        let active: Vec<u32> =
-            plan.items.iter().filter(|item| item.arm == Arm::Active).map(|item| groups[item.index]).collect();
-        assert_eq!(active.len(), active.iter().collect::<HashSet<_>>().len(), "{strategy:?}: {active:?}");
+        let active = || plan.items.iter().filter(|item| item.arm == Arm::Active).map(|item| item.index);
+        let distinct: HashSet<u32> = active().map(|index| images[index]).collect();
+        assert_eq!(distinct.len(), active().count(), "{strategy:?}");
+        let most = (0..5).map(|family| active().filter(|&index| families[index] == family).count()).max();
+        // 27 are wanted, five families give 20 at most, and images may take a few of these.
+        assert!(most <= Some(4) && active().count() >= 16, "{strategy:?}: {}", active().count());
         assert_eq!(control(&plan).len(), 3, "{strategy:?}: the control arm keeps its samples");
+    }
+}
+
+#[test]
+fn balanced_families_take_turns_under_every_strategy() {
+    let pool = Pool::scattered(300);
+    // One family in two, one in three, one in six, and one of four samples only.
+    let families: Vec<u32> = (0..300).map(|i| if i < 4 { 3 } else { [0, 0, 0, 1, 1, 2][i % 6] }).collect();
+    let input = PlanInput { families: Some(&families), ..pool.input() };
+    for strategy in STRATEGIES {
+        let config = PlanConfig { balance: true, ..config(strategy) };
+        let plan = plan(&input, &config, 8).expect("a valid pool");
+        let active: Vec<u32> = plan
+            .items
+            .iter()
+            .filter(|item| item.arm == Arm::Active)
+            .map(|item| families[item.index])
+            .collect();
+        assert_eq!(active.len(), 27, "{strategy:?}");
+        let count = |family| active.iter().filter(|&&other| other == family).count();
+        assert!((0..3).all(|family| (7..=9).contains(&count(family))), "{strategy:?}: {active:?}");
+        assert!((0..3).all(|family| active[..4].contains(&family)), "{strategy:?}: {active:?}");
     }
 }
 
@@ -190,16 +309,32 @@ fn wrong_columns_and_settings_are_errors_that_name_them() {
     assert!(matches!(refused, Err(SelectError::NonFinite { column: "entropy", index: 7, .. })));
     let refused = plan(&with(Scores { margin: &pool.margin[..9], ..scores }), &good, 1);
     assert_eq!(refused, Err(SelectError::Shape { column: "margin", expected: 10, got: 9 }));
-    let refused = plan(&with(Scores { embeddings: Embeddings::empty(), ..scores }), &good, 1);
-    assert!(matches!(refused, Err(SelectError::Shape { column: "embeddings", .. })));
+    let refused = plan(&with(Scores { value: &nan, ..scores }), &good, 1);
+    assert!(matches!(refused, Err(SelectError::NonFinite { column: "value", index: 7, .. })));
+    let short = Embeddings::new(&pool.embeddings[..18], 2).expect("nine rows");
+    let refused = plan(&with(Scores { embeddings: short, ..scores }), &good, 1);
+    assert_eq!(refused, Err(SelectError::Shape { column: "embeddings", expected: 10, got: 9 }));
+    for strategy in STRATEGIES {
+        let bare = with(Scores { embeddings: Embeddings::empty(), answers: None, ..scores });
+        let bare = PlanInput { labelled: Embeddings::empty(), ..bare };
+        let alone = [Strategy::Random, Strategy::Entropy, Strategy::Margin, Strategy::Bald, Strategy::Power];
+        match plan(&bare, &config(strategy), 1) {
+            Ok(_) => assert!(alone.contains(&strategy), "{strategy:?} went without its columns"),
+            Err(error) => assert!(matches!(error, SelectError::Missing { .. }), "{strategy:?}: {error}"),
+        }
+    }
     for bad in [
         PlanConfig { control_share: 0.05, ..good.clone() },
         PlanConfig { control_share: f64::NAN, ..good.clone() },
         PlanConfig { spare_share: -1.0, ..good.clone() },
         PlanConfig { labels_per_round: 0, ..good.clone() },
         PlanConfig { value_pool_factor: 0, ..good.clone() },
-        PlanConfig { max_per_group: Some(0), ..good.clone() },
-        PlanConfig { max_per_group: Some(1), ..good.clone() },
+        PlanConfig { tau: 1.5, ..good.clone() },
+        PlanConfig { tau: f32::NAN, ..good.clone() },
+        PlanConfig { max_per_image: Some(0), ..good.clone() },
+        PlanConfig { max_per_image: Some(1), ..good.clone() },
+        PlanConfig { max_per_family: Some(1), ..good.clone() },
+        PlanConfig { balance: true, ..good.clone() },
     ] {
         assert!(matches!(plan(&pool.input(), &bad, 1), Err(SelectError::Config(_))), "{bad:?}");
     }
@@ -212,7 +347,7 @@ proptest! {
         labels in 1usize..80,
         spare in 0.0f64..2.0,
         share in 0.1f64..1.0,
-        which in 0usize..5,
+        which in 0usize..13,
         seed in any::<u64>(),
     ) {
         let pool = Pool::scattered(candidates);

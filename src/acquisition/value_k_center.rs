@@ -5,7 +5,7 @@
 
 use rand::Rng;
 
-use super::{Embeddings, GroupCap, Pick, SelectError, draw, k_center};
+use super::{Caps, Embeddings, Known, Pick, SelectError, draw, k_center};
 
 /// Keeps the `pool_factor * k` most valuable candidates and picks `k` of them farthest-first.
 ///
@@ -16,15 +16,15 @@ pub fn value_k_center(
     values: &[f32],
     pool: Embeddings<'_>,
     candidates: &[usize],
-    centres: &[&[f32]],
+    known: Known<'_>,
     k: usize,
     pool_factor: usize,
-    cap: Option<GroupCap<'_>>,
+    caps: Caps<'_>,
     rng: &mut impl Rng,
 ) -> Result<Vec<Pick>, SelectError> {
     let keep = k.saturating_mul(pool_factor.max(1));
-    let valuable = draw::top_k("value", values, candidates, keep, cap, rng)?;
-    k_center(pool, &valuable, centres, k, None, rng)
+    let valuable = draw::top_k("value", values, candidates, keep, caps, rng)?;
+    k_center(pool, &valuable, known, k, None, caps, rng)
 }
 
 #[cfg(test)]
@@ -36,8 +36,9 @@ mod tests {
     fn rows(values: &[f32], positions: &[f32], k: usize, factor: usize) -> Vec<usize> {
         let pool = Embeddings::new(positions, 1).expect("one component per row");
         let all: Vec<usize> = (0..pool.len()).collect();
+        let known = Known { labelled: Embeddings::new(&[0.0], 1).expect("one row"), planned: &[] };
         let mut rng = ChaCha8Rng::from_seed([1; 32]);
-        let picks = value_k_center(values, pool, &all, &[&[0.0]], k, factor, None, &mut rng);
+        let picks = value_k_center(values, pool, &all, known, k, factor, Caps::none(), &mut rng);
         picks.expect("finite values").iter().map(|pick| pick.row).collect()
     }
 

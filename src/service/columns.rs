@@ -7,9 +7,10 @@
 use super::Service;
 use crate::{
     acquisition::{SelectError, impute, nested, temperature, value},
-    domain::{Error, Result, SampleId, Uncertainty, Weights, uncertainty},
+    domain::{Error, Result, SampleId, Uncertainty, Weights, label::normalise, uncertainty},
     store::{Scope, ScoreRow, Unscored, from_halves},
 };
+use half::f16;
 use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 use std::hash::Hash;
 
@@ -38,6 +39,39 @@ pub(super) struct Columns {
     pub reasoned: Vec<bool>,
     /// Values that a client brought.
     pub imported: Vec<Option<f32>>,
+    /// Answer distributions, where a strategy looks into them.
+    pub answers: Option<AnswerColumns>,
+}
+
+/// Answer distributions of all rows. A row in an open space has no classes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct AnswerColumns {
+    /// Members of the first row that has a distribution; a row of other members counts as one without.
+    pub members: usize,
+    /// Where the classes of each row end, in `classes`.
+    pub ends: Vec<usize>,
+    /// Answers by number, the same answer of two samples being one.
+    pub classes: Vec<u32>,
+    /// `[members, classes]` of each row, one row after the other; float16, as they are kept.
+    pub probabilities: Vec<f16>,
+}
+
+impl AnswerColumns {
+    fn push(&mut self, members: usize, distribution: &[f32], classes: &[u32]) {
+        if self.members == 0 {
+            self.members = members;
+        }
+        if members == self.members && distribution.len() == members * classes.len() {
+            self.classes.extend(classes);
+            self.probabilities.extend(distribution.iter().map(|&p| f16::from_f32(p)));
+        }
+        self.ends.push(self.classes.len());
+    }
+
+    /// Classes of a row.
+    pub fn span(&self, row: usize) -> std::ops::Range<usize> {
+        row.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[row]
+    }
 }
 
 /// Every term of every sample, measured or estimated, and what they come to. Nats.
@@ -64,16 +98,22 @@ impl<T: Eq + Hash> Interner<T> {
     }
 }
 
-/// Numbers for the images and families of samples.
+/// Numbers for the images, families and answers of samples.
 pub(super) struct Groups {
     images: Interner<uuid::Uuid>,
     families: Interner<String>,
+    answers: Interner<String>,
     pub names: Vec<String>,
 }
 
 impl Groups {
     pub fn new() -> Self {
-        Self { images: Interner(HashMap::new()), families: Interner(HashMap::new()), names: Vec::new() }
+        Self {
+            images: Interner(HashMap::new()),
+            families: Interner(HashMap::new()),
+            answers: Interner(HashMap::new()),
+            names: Vec::new(),
+        }
     }
 
     /// Numbers of an image and a family.
@@ -90,18 +130,30 @@ impl Groups {
 }
 
 impl Service {
-    /// Reads the scores of a scope; direct answers are looked at anew at `temperature`.
-    pub(super) async fn read_columns(&self, scope: &Scope, temperature: f64) -> Result<Columns> {
+    /// Reads the scores of a scope; direct answers are looked at anew at `temperature`. Distributions are kept where the
+    /// pool's answers are given.
+    pub(super) async fn read_columns(
+        &self,
+        scope: &Scope,
+        temperature: f64,
+        answers: Option<&[String]>,
+    ) -> Result<Columns> {
         let (mut columns, mut groups) = (Columns::default(), Groups::new());
+        columns.answers = answers.map(|_| AnswerColumns::default());
         let mut failed = None;
         // A temperature of 1 changes nothing: the figures that are kept will do.
         let temper = temperature != 1.0;
         let take = |row| {
-            if let Err(error) = columns.push(row, &mut groups, temper.then_some(temperature as f32)) {
+            if let Err(error) = columns.push(
+                row,
+                &mut groups,
+                temper.then_some(temperature as f32),
+                answers.unwrap_or_default(),
+            ) {
                 failed.get_or_insert(error);
             }
         };
-        self.store.read_scores(scope, temper, take).await?;
+        self.store.read_scores(scope, temper || answers.is_some(), take).await?;
         columns.names = groups.names;
         failed.map_or(Ok(columns), |error| Err(Error::internal(error)))
     }
@@ -137,22 +189,28 @@ impl Columns {
         row: ScoreRow,
         groups: &mut Groups,
         temperature: Option<f32>,
+        answers: &[String],
     ) -> Result<(), SelectError> {
         let (image, family) = groups.numbers(row.image, row.family);
         let (mut entropy, mut margin, mut model) = (row.entropy, row.margin, row.model.unwrap_or(0.0));
         let classes = usize::try_from(row.classes).unwrap_or(0);
-        if let (Some(temperature), Some(bytes)) = (temperature, row.probabilities.as_deref()) {
-            let members = tempered(&from_halves(bytes), classes, temperature);
-            model = if row.members > 1 {
-                nested::model_term(&members, classes, nested::Estimate::PlugIn)?
-            } else {
-                model
-            };
+        let mut members = row.probabilities.as_deref().map(from_halves).unwrap_or_default();
+        if let Some(temperature) = temperature.filter(|_| !members.is_empty()) {
+            members = tempered(&members, classes, temperature);
+            if row.members > 1 {
+                model = nested::model_term(&members, classes, nested::Estimate::PlugIn)?;
+            }
             // A client's own figures are as the client means them.
             if !row.imported {
                 let mean = mean(&members, classes);
                 (entropy, margin) = (uncertainty::entropy(&mean), uncertainty::margin(&mean));
             }
+        }
+        if let Some(columns) = &mut self.answers {
+            let space = if row.choices.is_empty() { answers } else { &row.choices };
+            let numbers: Vec<u32> =
+                space.iter().map(|answer| groups.answers.number(normalise(answer)).0).collect();
+            columns.push(usize::try_from(row.members).unwrap_or(0), &members, &numbers);
         }
         self.ids.push(row.sample);
         self.places.push((row.shard, row.place));
@@ -288,13 +346,14 @@ pub(super) mod tests {
             members: 1,
             classes: 2,
             probabilities: Some(crate::store::halves(&p)),
+            choices: Vec::new(),
         }
     }
 
     pub fn columns(rows: Vec<ScoreRow>) -> Columns {
         let (mut columns, mut groups) = (Columns::default(), Groups::new());
         for row in rows {
-            columns.push(row, &mut groups, None).expect("a sound row");
+            columns.push(row, &mut groups, None, &[]).expect("a sound row");
         }
         columns.names = groups.names;
         columns
@@ -329,12 +388,30 @@ pub(super) mod tests {
     #[test]
     fn a_temperature_changes_the_model_s_figures_and_not_the_client_s() {
         let (mut columns, mut groups) = (Columns::default(), Groups::new());
-        columns.push(row(0, "a", 0.75), &mut groups, Some(2.0)).expect("a sound row");
+        columns.push(row(0, "a", 0.75), &mut groups, Some(2.0), &[]).expect("a sound row");
         let own = ScoreRow { imported: true, entropy: 0.125, ..row(1, "a", 0.75) };
-        columns.push(own, &mut groups, Some(2.0)).expect("a sound row");
+        columns.push(own, &mut groups, Some(2.0), &[]).expect("a sound row");
         // sqrt(0.75) : sqrt(0.25) = 0.634 : 0.366
         assert!((columns.entropy[0] - 0.6568).abs() < 1e-3, "{}", columns.entropy[0]);
         assert_eq!(columns.entropy[1], 0.125);
+    }
+
+    #[test]
+    fn equal_answers_of_two_spaces_are_one_class_and_an_open_space_has_none() {
+        let mut columns = Columns { answers: Some(AnswerColumns::default()), ..Columns::default() };
+        let (mut groups, pool) = (Groups::new(), ["yes".to_owned(), "no".to_owned()]);
+        let own = ScoreRow { choices: vec!["Maybe".to_owned(), "No.".to_owned()], ..row(1, "a", 0.25) };
+        let open = ScoreRow { probabilities: None, members: 0, classes: 0, ..row(2, "a", 0.5) };
+        for row in [row(0, "a", 0.75), own, open] {
+            columns.push(row, &mut groups, None, &pool).expect("a sound row");
+        }
+        let answers = columns.answers.expect("distributions");
+        assert_eq!((answers.members, answers.classes.as_slice()), (1, [0, 1, 2, 1].as_slice()));
+        assert_eq!((answers.span(0), answers.span(1), answers.span(2)), (0..2, 2..4, 4..4));
+        assert_eq!(
+            answers.probabilities.iter().map(|p| p.to_f32()).collect::<Vec<_>>(),
+            [0.75, 0.25, 0.25, 0.75]
+        );
     }
 
     #[test]

@@ -43,32 +43,32 @@ impl Service {
             now: self.now(),
         };
         let funnel = &pool.policy.funnel;
-        let columns = self.read_columns(&scope, temperature).await?;
+        let columns = self.read_columns(&scope, temperature, None).await?;
         let targets = view_targets(&columns, funnel, round.seed as u64);
         let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.viewed[row]).collect();
-        if left.is_empty() {
-            // Nothing to try them on; what an earlier scoring of the round found still holds.
-            if let Some(before) = self.store.provenance(round.id).await?.funnel {
-                (run.dropped, run.tried, run.skipped) = (before.dropped, before.tried, before.skipped);
+        // What an earlier scoring of the round found still holds: it is the same version.
+        let before = self.store.provenance(round.id).await?.funnel.filter(|before| before.tried > 0);
+        let kept = match before {
+            Some(before) => Ok(Kept { dropped: before.dropped, tried: before.tried }),
+            None if left.is_empty() => Ok(Kept::default()),
+            None => self.preserving(scoring, temperature).await?,
+        };
+        match kept {
+            Ok(kept) => {
+                (run.dropped, run.tried) = (kept.dropped.clone(), kept.tried);
+                run.skipped = self.views(scoring, &columns, &left, &kept, temperature).await?;
             }
-        } else {
-            match self.preserving(scoring, temperature).await? {
-                Ok(kept) => {
-                    (run.dropped, run.tried) = (kept.dropped.clone(), kept.tried);
-                    run.skipped = self.views(scoring, &columns, &left, &kept, temperature).await?;
-                }
-                Err(reason) => run.skipped = reason,
-            }
+            Err(reason) => run.skipped = reason,
         }
         // Read again: the next phase chooses by what this one found.
-        let columns = self.read_columns(&scope, temperature).await?;
+        let columns = self.read_columns(&scope, temperature, None).await?;
         let targets = chain_targets(&columns, funnel, pool.policy.plan_size()).map_err(Error::internal)?;
         let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.reasoned[row]).collect();
         let reason = self.chains(scoring, &columns, &left).await?;
         if !reason.is_empty() {
             run.skipped = reason;
         }
-        let columns = self.read_columns(&scope, temperature).await?;
+        let columns = self.read_columns(&scope, temperature, None).await?;
         run.scored = columns.len() as u64;
         run.views = columns.viewed.iter().filter(|&&viewed| viewed).count() as u64;
         run.chains = columns.reasoned.iter().filter(|&&reasoned| reasoned).count() as u64;

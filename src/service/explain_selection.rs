@@ -5,12 +5,16 @@
 
 use super::{
     Service,
+    columns::Columns,
     planner::{Scene, ranked_by, row_of},
 };
 use crate::{
-    domain::{Arm, PlanRun, Pool, Result, Round, Sample, SampleState, Split, Strategy, Uncertainty},
+    domain::{
+        Arm, PlanRun, Pool, Result, Round, Sample, SampleId, SampleState, Split, Strategy, Uncertainty,
+    },
     store::Planned,
 };
+use std::collections::HashMap;
 
 /// Why a sample was or was not planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,20 +177,17 @@ impl Service {
         told.value_rank = Some(better.count() as u64);
         told.value = ranked_by(scene, run.used, row);
         let plan = self.store.planned(round.id, run.first_rank..run.first_rank + run.planned).await?;
-        let active: Vec<&Planned> = plan.iter().filter(|p| p.entry.arm == Arm::Active).collect();
-        let ranks =
-            active.iter().filter_map(|p| ranked_by(scene, run.used, row_of(columns, p.entry.sample)?));
-        told.cut = ranks.min_by(f32::total_cmp);
-        told.nearest = self.nearest(scene, row, &plan).await?;
+        let known = rows_of(columns, &plan);
+        let active =
+            || known.iter().filter(|(planned, _)| planned.entry.arm == Arm::Active).map(|(_, row)| *row);
+        told.cut = active().filter_map(|row| ranked_by(scene, run.used, row)).min_by(f32::total_cmp);
+        told.nearest = self.nearest(scene, row, &known).await?;
         let family = &columns.names[columns.families[row] as usize];
         if let Some(quarantined) = run.quarantined.iter().find(|q| q.family == *family) {
             let text = format!("its group {family:?} is quarantined: {}", quarantined.reason);
             return Ok(Explanation { why: Why::Quarantined, text, ..told });
         }
-        let same = |column: &[u32]| {
-            let rows = active.iter().filter_map(|p| row_of(columns, p.entry.sample));
-            rows.filter(|&other| column[other] == column[row]).count() as u32
-        };
+        let same = |column: &[u32]| active().filter(|&other| column[other] == column[row]).count() as u32;
         let caps = [
             ("image", run.max_per_image, same(&columns.images)),
             ("group", run.max_per_family, same(&columns.families)),
@@ -204,9 +205,12 @@ impl Service {
     }
 
     /// The planned sample that lies nearest to a row.
-    async fn nearest(&self, scene: &Scene, row: usize, plan: &[Planned]) -> Result<Option<(String, f32)>> {
-        let known: Vec<(&Planned, usize)> =
-            plan.iter().filter_map(|p| Some((p, row_of(&scene.columns, p.entry.sample)?))).collect();
+    async fn nearest(
+        &self,
+        scene: &Scene,
+        row: usize,
+        known: &[(&Planned, usize)],
+    ) -> Result<Option<(String, f32)>> {
         let rows: Vec<usize> = known.iter().map(|(_, row)| *row).chain([row]).collect();
         let mut found = self.embeddings_of(&scene.columns, &scene.shards, &rows).await?;
         let Some(own) = found.pop().filter(|own| !own.is_empty()) else { return Ok(None) };
@@ -218,6 +222,13 @@ impl Service {
         let nearest = pairs.map(|((planned, _), other)| (planned.name.clone(), distance(other)));
         Ok(nearest.min_by(|a, b| a.1.total_cmp(&b.1)))
     }
+}
+
+/// The rows of planned samples, found in one pass.
+fn rows_of<'a>(columns: &Columns, plan: &'a [Planned]) -> Vec<(&'a Planned, usize)> {
+    let mut wanted: HashMap<SampleId, &Planned> = plan.iter().map(|p| (p.entry.sample, p)).collect();
+    let rows = columns.ids.iter().enumerate();
+    rows.filter_map(|(row, id)| Some((wanted.remove(id)?, row))).collect()
 }
 
 fn in_the_plan(told: Explanation, planned: Planned, run: Option<&PlanRun>) -> Explanation {
@@ -264,7 +275,8 @@ fn verdict(run: &PlanRun, told: &Explanation) -> (Why, String) {
             format!("{} of {} candidates were drawn, this one was not", run.planned, run.candidates),
         ),
         KCenter | ProbCover | TypiClust => covered(),
-        Entropy | Margin | Bald | Epig | Power => below.unwrap_or_else(|| {
+        Epig => (Why::BelowCut, "others tell more about the answers of the whole pool".to_owned()),
+        Entropy | Margin | Bald | Power => below.unwrap_or_else(|| {
             (
                 Why::NotDrawn,
                 "its value is as high as the lowest one planned: the lot fell on others".to_owned(),

@@ -5,17 +5,16 @@
 
 use super::{
     Service,
-    columns::{Columns, Information},
+    columns::{AnswerColumns, Columns, Information},
     embedding_file::Layout,
     lesson::lesson,
     snapshot::Snapshot,
 };
 use crate::{
-    acquisition::{self, Embeddings, PlanConfig, Scores, SelectError},
+    acquisition::{self, Answers, Embeddings, PlanConfig, Scores, SelectError},
     domain::{Arm, Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Strategy, Time, Version},
     store::{EmbeddingShard, PlanEntry, Scope},
 };
-use half::f16;
 
 /// Labelled samples that weights are fitted on at most.
 const TAUGHT_MAX: usize = 5_000;
@@ -77,7 +76,7 @@ impl Service {
             temperature: funnel.temperature,
             ..PlanRun::default()
         };
-        let columns = self.read_columns(&scope, funnel.temperature).await?;
+        let columns = self.read_columns(&scope, funnel.temperature, answers_of(pool, view.strategy)).await?;
         if !columns.candidate.contains(&true) {
             let columns = Columns::cold(self.store.unscored_candidates(&scope).await?);
             run.candidates = columns.len() as u64;
@@ -105,7 +104,7 @@ impl Service {
         };
         let (version, watermark) = (round.version_id, run.watermark);
         let scope = Scope { pool: pool.id, version, round: None, watermark, now: Time::UNIX_EPOCH };
-        let mut columns = self.read_columns(&scope, run.temperature).await?;
+        let mut columns = self.read_columns(&scope, run.temperature, answers_of(pool, run.strategy)).await?;
         if columns.len() != candidate.len() {
             return Err(Error::NotReady(format!(
                 "the plan of round {} was made from {} scores, of which {} are left: it cannot be made again",
@@ -135,39 +134,51 @@ impl Service {
 pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectError> {
     let Scene { columns, information, run, .. } = scene;
     let rows = columns.candidates();
-    let gather = |column: &[f32]| -> Vec<f32> { rows.iter().map(|&row| column[row]).collect() };
     let group = |column: &[u32]| -> Vec<u32> { rows.iter().map(|&row| column[row]).collect() };
     let (images, families) = (group(&columns.images), group(&columns.families));
-    let warm = information.as_ref();
-    let value = warm.map(|information| gather(&information.value)).unwrap_or_default();
     // What a quarantined family would add is worth nothing, by whatever measure.
-    let barred: Vec<bool> = columns
-        .names
-        .iter()
-        .map(|name| run.quarantined.iter().any(|quarantined| quarantined.family == *name))
-        .collect();
-    let open = |column: &[f32]| -> Vec<f32> {
-        let open = |row: usize| if barred[columns.families[row] as usize] { 0.0 } else { column[row] };
-        rows.iter().map(|&row| open(row)).collect()
+    let barred: Vec<bool> =
+        columns.names.iter().map(|name| run.quarantined.iter().any(|q| q.family == *name)).collect();
+    let gather = |column: &[f32]| -> Vec<f32> {
+        let worth = |row: usize| if barred[columns.families[row] as usize] { 0.0 } else { column[row] };
+        rows.iter().map(|&row| worth(row)).collect()
     };
-    let (entropy, margin) = match warm {
-        Some(_) => (open(&columns.entropy), open(&columns.margin)),
+    let warm = information.as_ref();
+    let [entropy, margin, model, value] = match warm {
+        Some(known) => {
+            [&columns.entropy, &columns.margin, &columns.model, &known.value].map(|column| gather(column))
+        }
         None => Default::default(),
     };
-    let pool: Vec<f32> = layout.candidates.halves().iter().map(|half: &f16| half.to_f32()).collect();
-    let centres: Vec<f32> = layout.centres.halves().iter().map(|half: &f16| half.to_f32()).collect();
+    let answers = columns.answers.as_ref().and_then(|answers| Distributions::of(answers, &rows));
     let view = |numbers| match layout.dim {
         0 => Ok(Embeddings::empty()),
-        dim => Embeddings::new(numbers, dim),
+        dim => Embeddings::half(numbers, dim),
     };
-    let _ = (&images, &families, &value);
     let scores = match warm {
-        Some(_) => Some(Scores { entropy: &entropy, margin: &margin, embeddings: view(&pool)? }),
+        Some(_) => Some(Scores {
+            entropy: &entropy,
+            margin: &margin,
+            model: &model,
+            value: &value,
+            answers: answers.as_ref().map(Distributions::view),
+            embeddings: view(layout.candidates.halves())?,
+        }),
         None => None,
     };
-    let input =
-        acquisition::PlanInput { candidates: rows.len(), scores, labelled: view(&centres)?, groups: None };
-    let plan = acquisition::plan(&input, &config(run), run.seed)?;
+    let input = acquisition::PlanInput {
+        candidates: rows.len(),
+        scores,
+        labelled: view(layout.centres.halves())?,
+        images: Some(&images),
+        families: Some(&families),
+    };
+    let mut config = config(run);
+    if looks_at_answers(config.strategy) && warm.is_some() && answers.is_none() {
+        // Some candidate is asked in free text; the plan says what it went by instead.
+        config.strategy = Strategy::Coverage;
+    }
+    let plan = acquisition::plan(&input, &config, run.seed)?;
     let items = plan.items.iter().map(|item| {
         let row = rows[item.index];
         PlanEntry {
@@ -193,6 +204,52 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
     Ok(Choice { items, run })
 }
 
+/// Answer distributions of the candidates, as the strategies take them.
+struct Distributions {
+    members: usize,
+    offsets: Vec<usize>,
+    classes: Vec<u32>,
+    probabilities: Vec<f32>,
+}
+
+impl Distributions {
+    /// None where a candidate has none.
+    fn of(answers: &AnswerColumns, rows: &[usize]) -> Option<Self> {
+        let members = answers.members;
+        let mut own = Self { members, offsets: vec![0], classes: Vec::new(), probabilities: Vec::new() };
+        for &row in rows {
+            let span = answers.span(row);
+            if span.is_empty() {
+                return None;
+            }
+            own.classes.extend(&answers.classes[span.clone()]);
+            let halves = &answers.probabilities[members * span.start..members * span.end];
+            own.probabilities.extend(halves.iter().map(|half| half.to_f32()));
+            own.offsets.push(own.classes.len());
+        }
+        Some(own)
+    }
+
+    fn view(&self) -> Answers<'_> {
+        Answers {
+            members: self.members,
+            offsets: &self.offsets,
+            classes: &self.classes,
+            probabilities: &self.probabilities,
+        }
+    }
+}
+
+/// Whether a strategy looks into answer distributions.
+fn looks_at_answers(strategy: Strategy) -> bool {
+    matches!(strategy, Strategy::Epig | Strategy::LogDet | Strategy::Badge)
+}
+
+/// The pool's answers, where a strategy looks into distributions.
+fn answers_of(pool: &Pool, strategy: Strategy) -> Option<&[String]> {
+    looks_at_answers(strategy).then_some(pool.answers.as_slice())
+}
+
 /// How a run plans.
 fn config(run: &PlanRun) -> PlanConfig {
     PlanConfig {
@@ -201,7 +258,10 @@ fn config(run: &PlanRun) -> PlanConfig {
         spare_share: run.spare_share,
         control_share: run.control_share,
         value_pool_factor: 4,
-        max_per_group: None,
+        tau: run.tau as f32,
+        balance: run.balance,
+        max_per_image: run.max_per_image.map(|most| most as usize),
+        max_per_family: run.max_per_family.map(|most| most as usize),
     }
 }
 
@@ -209,7 +269,8 @@ fn config(run: &PlanRun) -> PlanConfig {
 pub(super) fn ranked_by(scene: &Scene, strategy: Strategy, row: usize) -> Option<f32> {
     let information = scene.information.as_ref()?;
     match strategy {
-        Strategy::Random => None,
+        // These rank by what only the whole plan knows.
+        Strategy::Random | Strategy::Epig | Strategy::LogDet | Strategy::Badge => None,
         Strategy::Entropy => Some(scene.columns.entropy[row]),
         Strategy::Margin => Some(scene.columns.margin[row]),
         Strategy::Bald => Some(scene.columns.model[row]),

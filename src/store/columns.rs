@@ -82,6 +82,8 @@ pub struct ScoreRow {
     pub classes: i32,
     /// Their answer distributions, float16; none unless asked for, or in an open space.
     pub probabilities: Option<Vec<u8>>,
+    /// The sample's own answer space, where distributions are asked for; empty means the pool's.
+    pub choices: Vec<String>,
 }
 
 /// A sample that no version's score is known of.
@@ -151,10 +153,11 @@ impl Store {
                CASE WHEN c.chains_shard <= $4 THEN c.reasoning END AS reasoning,
                COALESCE(c.views_shard <= $4, false) AS "viewed!", COALESCE(c.chains_shard <= $4, false) AS "reasoned!",
                c.value, c.imported, c.members,
-               COALESCE(octet_length(c.probabilities) / (2 * NULLIF(c.members, 0)), 0) AS "classes!", CASE WHEN $6 THEN c.probabilities END AS probabilities
+               COALESCE(octet_length(c.probabilities) / (2 * NULLIF(c.members, 0)), 0) AS "classes!", CASE WHEN $6 THEN c.probabilities END AS probabilities,
+               CASE WHEN $6 THEN s.choices ELSE '{}' END AS "choices!"
                FROM scores c CROSS JOIN LATERAL (
                    -- OFFSET 0 keeps the planner from joining the tables wholesale.
-                   SELECT id, image_keys, group_name, state FROM samples WHERE id = c.sample_id AND pool_id = $1 OFFSET 0) s
+                   SELECT id, image_keys, group_name, state, choices FROM samples WHERE id = c.sample_id AND pool_id = $1 OFFSET 0) s
                WHERE c.version_id = $2 AND c.shard <= $4
                ORDER BY c.shard, c.shard_row"#,
             scope.pool.0,
@@ -187,6 +190,7 @@ impl Store {
                 members: r.members.unwrap_or(0),
                 classes: r.classes,
                 probabilities: r.probabilities,
+                choices: r.choices,
             });
         }
         Ok(())

@@ -117,7 +117,7 @@ pub(super) async fn fence(conn: &mut PgConnection, job: &Job) -> Result<()> {
 }
 
 /// Tells the watchers of a job's round that it went on; the pool's row stays locked to the end.
-async fn show(conn: &mut PgConnection, job: &Job) -> Result<()> {
+pub(super) async fn show(conn: &mut PgConnection, job: &Job) -> Result<()> {
     let Some(round) = job.round_id else { return Ok(()) };
     let revision = super::pools::bump(&mut *conn, job.pool_id).await?;
     sqlx::query!("UPDATE rounds SET revision = $2 WHERE id = $1", round.0, revision).execute(conn).await?;

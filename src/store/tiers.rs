@@ -3,7 +3,7 @@
 //! Invariant: a term that stands is never changed, and tells the shard that brought it; a plan that saw the shards up
 //! to a number is replayed from the terms up to that number.
 
-use super::{Store, jobs, micros, pools, scores};
+use super::{Store, jobs, micros, scores};
 use crate::domain::{Job, Result, SampleId, Time, VersionId, job::Progress};
 use uuid::Uuid;
 
@@ -87,9 +87,7 @@ impl Store {
             scores::insert_shard(&mut tx, job, version, shard, number, None, written as usize, now).await?;
         }
         scores::beat(&mut tx, job, progress, now).await?;
-        if job.round_id.is_some() {
-            pools::bump(&mut tx, job.pool_id).await?;
-        }
+        jobs::show(&mut tx, job).await?;
         tx.commit().await?;
         Ok(())
     }
