@@ -8,7 +8,7 @@ use crate::{
     blobs::Blobs,
     engine::{Engine, EngineConfig},
     grpc, health, http,
-    service::{Clock, Service},
+    service::{Clock, Service, planning_permits},
     settings::Settings,
     store::{
         Options, Store,
@@ -73,6 +73,8 @@ impl App {
             limits: settings.limits.clone(),
             images: settings.images.clone(),
             clock: Clock::system(),
+            scratch: settings.state_dir.join("scratch"),
+            planning: planning_permits(),
         };
         let (wanted, taken) = (settings.limits.images_per_sample_max, service.images_per_sample());
         if wanted > taken {

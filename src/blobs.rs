@@ -31,16 +31,22 @@ pub enum BlobKind {
     Adapter,
     /// A training's state between two steps.
     Checkpoint,
+    /// Embeddings of a shard of scores.
+    Embeddings,
+    /// The candidates of a plan.
+    Candidates,
 }
 
 impl BlobKind {
-    const ALL: [Self; 3] = [Self::Image, Self::Adapter, Self::Checkpoint];
+    const ALL: [Self; 5] = [Self::Image, Self::Adapter, Self::Checkpoint, Self::Embeddings, Self::Candidates];
 
     const fn folder(self) -> &'static str {
         match self {
             Self::Image => "images",
             Self::Adapter => "adapters",
             Self::Checkpoint => "checkpoints",
+            Self::Embeddings => "embeddings",
+            Self::Candidates => "candidates",
         }
     }
 }

@@ -48,13 +48,25 @@ pub enum Fallback {
     StaleScores,
 }
 
-/// How unsure the model is of a sample, in nats.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+/// How unsure the model is of a sample, in nats; terms that were neither measured nor estimated are none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Uncertainty {
     /// Entropy of the answer distribution, nats.
     pub total: f32,
     /// One less the gap between the two likeliest answers, in [0, 1].
     pub margin: f32,
+    /// What the answer owes to the view of the image.
+    pub visual: Option<f32>,
+    /// What it owes to the wording of the question, the view being known.
+    pub language: Option<f32>,
+    /// What it owes to the chain of reasoning, view and wording being known.
+    pub reasoning: Option<f32>,
+    /// What it owes to the weights: what the model's members disagree on.
+    pub model: Option<f32>,
+    /// What a label is expected to be worth: the weighted sum of the terms that a label can remove.
+    pub information: Option<f32>,
+    /// Whether one of the terms is an estimate from the direct answer.
+    pub imputed: bool,
 }
 
 /// One planned sample handed to one annotator.

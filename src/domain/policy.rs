@@ -152,6 +152,43 @@ impl Default for Meter {
     }
 }
 
+/// Which samples are looked at more closely than by one direct answer, and how.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Funnel {
+    /// Members of the model that answer every sample: what they disagree on is its own doubt.
+    pub members: u32,
+    /// Share of the candidates, the best by their direct answer, that is looked at in several views and wordings.
+    pub view_share: f64,
+    /// Share of the candidates, drawn uniformly, that is looked at so too.
+    pub random_share: f64,
+    /// Views of an image.
+    pub views: u32,
+    /// Samples that are reasoned about, as a multiple of the round's plan; 0 for none.
+    pub chain_factor: u32,
+    /// Chains of reasoning per sample.
+    pub chains: u32,
+    /// Temperature at which chains are sampled.
+    pub temperature: f64,
+    /// Share of right answers that a view or wording may turn wrong before it counts as another question.
+    pub max_flips: f64,
+}
+
+impl Default for Funnel {
+    fn default() -> Self {
+        Self {
+            members: 8,
+            view_share: 0.15,
+            random_share: 0.05,
+            views: 3,
+            chain_factor: 4,
+            chains: 8,
+            temperature: 0.9,
+            max_flips: 0.05,
+        }
+    }
+}
+
 /// How a pool's loop runs.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -196,12 +233,20 @@ pub struct Policy {
     pub meter: Meter,
     /// The answer that means "this cannot be answered".
     pub abstention: String,
+    /// Active picks of one image in a plan at most; none means no bound.
+    pub max_per_image: Option<u32>,
+    /// Active picks of one group in a plan at most; none means no bound.
+    pub max_per_family: Option<u32>,
+    /// Which samples are looked at more closely.
+    pub funnel: Funnel,
+    /// Whether a client's imported figures stand in the place of the model's.
+    pub use_imported: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            strategy: Strategy::ValueKCenter,
+            strategy: Strategy::Coverage,
             labels_per_round: 100,
             spare_share: 0.5,
             control_share: 0.1,
@@ -220,6 +265,10 @@ impl Default for Policy {
             stopping: Stopping::default(),
             meter: Meter::default(),
             abstention: "unanswerable".to_owned(),
+            max_per_image: None,
+            max_per_family: None,
+            funnel: Funnel::default(),
+            use_imported: false,
         }
     }
 }
@@ -298,6 +347,23 @@ impl Policy {
             "abstention",
             "must be an answer of 1 to 200 bytes without control characters",
         );
+        let cap = |cap: Option<u32>| cap.is_none_or(|cap| (1..=1_000_000).contains(&cap));
+        let text = "must be 1 to 1,000,000; leave it out for no bound";
+        check(cap(self.max_per_image), "max_per_image", text);
+        check(cap(self.max_per_family), "max_per_family", text);
+        let f = &self.funnel;
+        check((1..=64).contains(&f.members), "funnel.members", "must be 1 to 64");
+        check(unit(f.view_share), "funnel.view_share", "must be 0 to 1");
+        check(unit(f.random_share), "funnel.random_share", "must be 0 to 1");
+        check((1..=16).contains(&f.views), "funnel.views", "must be 1 to 16");
+        check(f.chain_factor <= 1000, "funnel.chain_factor", "must be 0 to 1000; 0 turns chains off");
+        check((2..=64).contains(&f.chains), "funnel.chains", "must be 2 to 64: one chain shows no doubt");
+        check(
+            positive(f.temperature) && f.temperature <= 2.0,
+            "funnel.temperature",
+            "must be above 0, at most 2",
+        );
+        check(unit(f.max_flips), "funnel.max_flips", "must be 0 to 1");
         found
     }
 
@@ -364,6 +430,16 @@ mod tests {
         let stored = serde_json::json!({ "seed": 3 });
         let policy: Policy = serde_json::from_value(stored).expect("an old policy");
         assert_eq!(policy, Policy { seed: 3, ..Policy::default() });
+    }
+
+    #[test]
+    fn a_funnel_has_its_ranges() {
+        let funnel = Funnel { members: 0, view_share: 1.1, chains: 1, temperature: 0.0, ..Funnel::default() };
+        let policy = Policy { funnel, max_per_image: Some(0), ..Policy::default() };
+        let fields: Vec<_> = policy.violations("").into_iter().map(|v| v.field).collect();
+        let expected =
+            ["max_per_image", "funnel.members", "funnel.view_share", "funnel.chains", "funnel.temperature"];
+        assert_eq!(fields, expected);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct NewSample {
     pub image_keys: Vec<String>,
     /// The question.
     pub question: String,
+    /// Other wordings of it, which only the model is asked.
+    pub paraphrases: Vec<String>,
     /// Answers to choose from; empty means the pool's.
     pub choices: Vec<String>,
     /// Family or source, for balancing and reports; may be empty.

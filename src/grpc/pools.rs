@@ -14,7 +14,7 @@ use super::{
     status::{self, clip},
 };
 use crate::{
-    domain::Result,
+    domain::{Error, Result},
     service::{IncomingImage, IncomingSample, ItemCode},
 };
 
@@ -122,6 +122,47 @@ impl pb::pool_service_server::PoolService for Api {
         let page = self.service.list_samples(&pool, split, state, &paged.page).await?;
         let (samples, next_page_token) = paged.fit(page, self.max_message, |s| convert::sample(&pool, s));
         Ok(Response::new(pb::ListSamplesResponse { samples, next_page_token }))
+    }
+
+    async fn import_scores(
+        &self,
+        request: Request<Streaming<pb::ImportScoresRequest>>,
+    ) -> Result<Response<pb::ImportScoresResponse>, Status> {
+        let mut messages = request.into_inner();
+        let mut told = pb::ImportScoresResponse::default();
+        let (mut pool, mut index) = (String::new(), 0);
+        while let Some(message) =
+            messages.message().await.map_err(|e| status::enriched(e, self.max_message))?
+        {
+            if !message.parent.is_empty() || pool.is_empty() {
+                let named = convert::one(names::parse_pool("parent", &message.parent))?;
+                if !pool.is_empty() && named != pool {
+                    let text = "changes within the stream: open one stream per pool";
+                    return Err(Error::invalid("parent", text).into());
+                }
+                pool = named;
+            }
+            let items: Vec<_> = message.scores.into_iter().map(convert::import_item).collect();
+            // One without scores still says whether its pool is there.
+            for verdict in self.service.import_scores(&pool, items).await? {
+                let place = index;
+                index += 1;
+                let Some(reason) = verdict.refused else {
+                    told.imported_count += 1;
+                    continue;
+                };
+                told.rejected_count += 1;
+                if told.rejected.len() < REJECTS {
+                    let (sample_id, reason) = (clip(&verdict.sample, TOLD_BYTES), clip(&reason, TOLD_BYTES));
+                    told.rejected.push(pb::RejectedSample { sample_id, index: place, reason });
+                }
+            }
+        }
+        if pool.is_empty() {
+            let text = "is required in the first message: write pools/{pool}";
+            return Err(Error::invalid("parent", text).into());
+        }
+        Ok(Response::new(told))
     }
 }
 

@@ -58,6 +58,33 @@ impl pb::selection_service_server::SelectionService for Api {
         let next_page_token = paged.next(page.next_page_token);
         Ok(Response::new(pb::ListLeasesResponse { leases, next_page_token }))
     }
+
+    async fn preview_batch(
+        &self,
+        request: Request<pb::PreviewBatchRequest>,
+    ) -> Result<Response<pb::PreviewBatchResponse>, Status> {
+        let wanted = convert::preview_batch(request.get_ref())?;
+        let pool = wanted.pool.clone();
+        Ok(Response::new(convert::preview(&pool, &self.service.preview_batch(wanted).await?)))
+    }
+
+    async fn explain_selection(
+        &self,
+        request: Request<pb::ExplainSelectionRequest>,
+    ) -> Result<Response<pb::ExplainSelectionResponse>, Status> {
+        let (pool, sample, round) = convert::explain(request.get_ref())?;
+        let told = self.service.explain_selection(&pool, &sample, round).await?;
+        Ok(Response::new(convert::explanation(&pool, &told)))
+    }
+
+    async fn replay_selection(
+        &self,
+        request: Request<pb::ReplaySelectionRequest>,
+    ) -> Result<Response<pb::ReplaySelectionResponse>, Status> {
+        let (pool, round) = convert::replay_of(request.get_ref())?;
+        let replay = self.service.replay_selection(&pool, round).await?;
+        Ok(Response::new(convert::replay(&pool, round, &replay)))
+    }
 }
 
 /// Least time kept back from a deadline for the answer itself.

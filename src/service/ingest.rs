@@ -50,6 +50,8 @@ pub struct IncomingSample {
     pub media_types: Vec<String>,
     /// The question.
     pub question: String,
+    /// Other wordings of it, which only the model is asked.
+    pub paraphrases: Vec<String>,
     /// Answers to choose from; empty means the pool's.
     pub choices: Vec<String>,
     /// Family or source; may be empty.

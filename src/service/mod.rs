@@ -8,27 +8,39 @@ pub mod attempt;
 mod check;
 mod checkpoints;
 pub mod clock;
+mod columns;
 mod course;
+mod deeper;
+mod embedding_file;
 mod evaluate;
+pub mod explain_selection;
 mod faults;
 mod gauges;
+pub mod import_scores;
 pub mod ingest;
 pub mod leases;
+mod lesson;
 mod meter;
 pub mod next_batch;
 pub mod page;
 mod picture;
 mod pin_stage;
 mod plan_round;
+mod planner;
 pub mod pools;
 pub mod predict;
+mod preservation;
+pub mod preview_batch;
 mod purge_pool;
+pub mod replay_selection;
 mod resident;
 mod rounds;
 mod sample_check;
 mod samples;
 mod score_round;
+mod score_shards;
 mod shadow_round;
+mod snapshot;
 mod stage;
 pub mod submit_labels;
 mod train_round;
@@ -37,8 +49,10 @@ mod versions;
 mod wake_ups;
 pub mod watch_rounds;
 
-pub use crate::store::LiveLease;
+pub use crate::store::{LiveLease, Planned as PlannedSample};
 pub use clock::Clock;
+pub use explain_selection::{Explanation, Why};
+pub use import_scores::{ImportItem, ImportVerdict};
 pub use ingest::{IncomingImage, IncomingSample, ItemCode, ItemResult};
 pub use leases::{Release, Renew};
 pub use next_batch::NextBatch;
@@ -46,6 +60,8 @@ pub use page::{Page, PageRequest};
 pub use pin_stage::PinStage;
 pub use pools::{CreatePool, PoolPatch};
 pub use predict::{AnswerProbability, Predict, Prediction};
+pub use preview_batch::{Preview, PreviewBatch};
+pub use replay_selection::{Difference, Replay};
 pub use submit_labels::SubmitLabels;
 pub use wake_ups::WakeUps;
 pub use watch_rounds::RoundEvent;
@@ -58,6 +74,8 @@ use crate::{
     store::Store,
 };
 use bytes::Bytes;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Everything a use case needs. Cheap to clone; clones share all.
 #[derive(Clone)]
@@ -74,7 +92,21 @@ pub struct Service {
     pub images: settings::Images,
     /// What time it is.
     pub clock: Clock,
+    /// Where plans lay out embeddings; files there have no name once they are open.
+    pub scratch: std::path::PathBuf,
+    /// Plans that may be made at once for somebody who asks: each reads a whole pool.
+    pub planning: Arc<Semaphore>,
 }
+
+/// Permits for plans that are made for somebody who asks.
+pub fn planning_permits() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(PLANS_AT_ONCE))
+}
+
+/// Previews, explanations and replays at work at once.
+const PLANS_AT_ONCE: usize = 2;
+/// When somebody who found no permit should come back.
+const PLAN_AGAIN: Duration = Duration::from_secs(2);
 
 impl Service {
     /// The present moment.
@@ -96,6 +128,12 @@ impl Service {
                 Err(Error::NotReady(format!("pool pools/{name} is being deleted: use another pool")))
             }
         }
+    }
+
+    /// A permit to read a whole pool for an answer.
+    fn planning_permit(&self) -> Result<SemaphorePermit<'_>> {
+        let full = |_| Error::Overloaded { what: "the planning desk", retry_after: PLAN_AGAIN };
+        self.planning.try_acquire().map_err(full)
     }
 
     /// The bytes of an image, by its key in a sample or a query.

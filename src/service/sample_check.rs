@@ -16,6 +16,9 @@ use image::ImageFormat;
 use sha2::{Digest, Sha256};
 use std::{collections::HashMap, sync::Arc};
 
+/// Other wordings of a question at most.
+const PARAPHRASES_MAX: usize = 8;
+
 /// A sample on its way in with the files it brings, or why it is not.
 pub(super) type Checked = Result<(SampleInsert, Vec<(BlobKey, Bytes)>), String>;
 
@@ -82,6 +85,11 @@ impl Rules {
             }
         }
         let longest = self.longest_choice(&incoming.choices)?;
+        for (i, wording) in incoming.paraphrases.iter().enumerate() {
+            self.engine
+                .check_question(&cuts, wording, longest)
+                .map_err(|fault| format!("the model cannot be asked paraphrase {i}: {fault}"))?;
+        }
         let asked = (cuts, longest, incoming.question);
         // One question is often asked about many images.
         if self.last_asked.as_ref() != Some(&asked) {
@@ -95,6 +103,7 @@ impl Rules {
             name: incoming.name,
             image_keys: keys,
             question,
+            paraphrases: incoming.paraphrases,
             choices: incoming.choices,
             group: incoming.group,
             metadata: incoming.metadata,
@@ -159,6 +168,14 @@ fn check_texts(
     })?;
     ensure(!sample.question.trim().is_empty(), &|| "the question is empty: ask one".to_owned())?;
     within("the question", sample.question.len(), limits.question_bytes_max)?;
+    let count = sample.paraphrases.len();
+    ensure(count <= PARAPHRASES_MAX, &|| {
+        format!("there are {count} paraphrases, at most {PARAPHRASES_MAX} are allowed: leave some out")
+    })?;
+    for (i, wording) in sample.paraphrases.iter().enumerate() {
+        ensure(!wording.trim().is_empty(), &|| format!("paraphrase {i} is empty: leave it out"))?;
+        within(&format!("paraphrase {i}"), wording.len(), limits.question_bytes_max)?;
+    }
     within("the group", sample.group.len(), limits.name_bytes_max)?;
     let metadata = sample.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
     within("the metadata", metadata, limits.metadata_bytes_max)?;
@@ -169,6 +186,7 @@ fn check_texts(
     // Postgres keeps no NUL in text.
     let texts =
         [&sample.question, &sample.group].into_iter().chain(&sample.choices).chain(&sample.reference_answer);
+    let texts = texts.chain(&sample.paraphrases);
     let texts = texts.chain(sample.metadata.iter().flat_map(|(key, value)| [key, value]));
     ensure(texts.into_iter().all(|text| !text.contains('\0')), &|| {
         "a text holds a NUL character: remove it".to_owned()
@@ -203,6 +221,11 @@ fn content_hash(sample: &NewSample) -> Result<[u8; 32], String> {
         sample.split,
         &sample.reference_answer,
     );
-    let bytes = serde_json::to_vec(&meaning).map_err(|e| format!("cannot be written down: {e}"))?;
+    let written = |e| format!("cannot be written down: {e}");
+    let mut bytes = serde_json::to_vec(&meaning).map_err(written)?;
+    // Samples without paraphrases keep the hash they had before there were any.
+    if !sample.paraphrases.is_empty() {
+        bytes.extend(serde_json::to_vec(&sample.paraphrases).map_err(written)?);
+    }
     Ok(Sha256::digest(bytes).into())
 }

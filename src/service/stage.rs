@@ -8,7 +8,7 @@ use super::{Service, meter::tried};
 use crate::{
     acquisition::{self, Embeddings},
     domain::{Error, Pool, PoolId, Result, Round, Signals, label::normalise},
-    store::{ControlAnswer, CurvePoint, PoolSketch},
+    store::{ControlAnswer, CurvePoint},
 };
 
 /// Samples drawn from the pool to see how well it is covered, and labels looked at, at most.
@@ -43,8 +43,11 @@ impl Service {
             return Ok(Signals { coverage: Some(0.0), ..Signals::default() });
         };
         let sketch = self.store.pool_sketch(pool.id, &before, SKETCH).await?;
-        let coverage =
-            tokio::task::spawn_blocking(move || covered(&sketch)).await.map_err(Error::internal)??;
+        let shards = self.store.embedding_shards(before.version_id, i64::MAX).await?;
+        let samples = self.embeddings_at(&shards, &sketch.samples).await?;
+        let labelled = self.embeddings_at(&shards, &sketch.labelled).await?;
+        let coverage = tokio::task::spawn_blocking(move || covered(&samples, &labelled));
+        let coverage = coverage.await.map_err(Error::internal)??;
         let slice = self.store.control_answers(pool.id, SLICE).await?;
         let own: Vec<_> = slice.iter().filter(|answer| answer.round == before.id).map(judged).collect();
         let recent: Vec<_> = slice.iter().map(judged).collect();
@@ -61,10 +64,11 @@ impl Service {
     }
 }
 
-fn covered(sketch: &PoolSketch) -> Result<Option<f64>> {
-    let rows =
-        |values| if sketch.dim == 0 { Ok(Embeddings::empty()) } else { Embeddings::new(values, sketch.dim) };
-    let (samples, labelled) = (rows(&sketch.samples), rows(&sketch.labelled));
+fn covered(samples: &[Vec<f32>], labelled: &[Vec<f32>]) -> Result<Option<f64>> {
+    let dim = samples.first().map_or(0, Vec::len);
+    let (samples, labelled) = (samples.concat(), labelled.concat());
+    let rows = |values| if dim == 0 { Ok(Embeddings::empty()) } else { Embeddings::new(values, dim) };
+    let (samples, labelled) = (rows(&samples), rows(&labelled));
     Ok(acquisition::covered_share(samples.map_err(Error::internal)?, labelled.map_err(Error::internal)?))
 }
 

@@ -46,6 +46,12 @@ struct QueryRow {
     propensity: f32,
     entropy: Option<f32>,
     margin: Option<f32>,
+    model: Option<f32>,
+    visual: Option<f32>,
+    language: Option<f32>,
+    reasoning: Option<f32>,
+    total: Option<f32>,
+    imputed: bool,
     value: Option<f32>,
     coverage_gain: Option<f32>,
     prelabel: Option<String>,
@@ -54,7 +60,16 @@ struct QueryRow {
 
 impl QueryRow {
     fn into_query(self, pool: &Pool) -> Result<Query> {
-        let uncertainty = self.entropy.zip(self.margin).map(|(total, margin)| Uncertainty { total, margin });
+        let uncertainty = self.entropy.zip(self.margin).map(|(total, margin)| Uncertainty {
+            total,
+            margin,
+            visual: self.visual,
+            language: self.language,
+            reasoning: self.reasoning,
+            model: self.model,
+            information: self.total,
+            imputed: self.imputed,
+        });
         Ok(Query {
             sample: self.sample,
             image_keys: self.image_keys,
@@ -83,8 +98,8 @@ pub(super) async fn pick(
 ) -> Result<Vec<Picked>> {
     let rows = sqlx::query!(
         r#"SELECT s.sample_id, s.slot, s.round_id AS "round_id!", s.rank, m.name, m.image_keys, m.question, m.choices,
-               r.number AS round, i.arm, i.propensity, i.entropy, i.margin, i.value, i.coverage_gain, i.prelabel,
-               v.number AS version,
+               r.number AS round, i.arm, i.propensity, i.entropy, i.margin, i.model, i.visual, i.language,
+               i.reasoning, i.total, i.imputed, i.value, i.coverage_gain, i.prelabel, v.number AS version,
                ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id) AS "skipped!",
                ARRAY(SELECT COALESCE(o.annotator, (SELECT l.annotator FROM leases l WHERE l.id = o.lease_id))
                      FROM slots o WHERE o.sample_id = s.sample_id AND o.slot <> s.slot
@@ -133,6 +148,12 @@ pub(super) async fn pick(
                 propensity: r.propensity,
                 entropy: r.entropy,
                 margin: r.margin,
+                model: r.model,
+                visual: r.visual,
+                language: r.language,
+                reasoning: r.reasoning,
+                total: r.total,
+                imputed: r.imputed,
                 value: r.value,
                 coverage_gain: r.coverage_gain,
                 prelabel: r.prelabel,
@@ -155,7 +176,8 @@ pub(super) async fn read_queries(
     let rows = sqlx::query_as!(
         QueryRow,
         r#"SELECT m.name AS sample, m.image_keys, m.question, m.choices, i.rank, r.number AS round, i.arm, i.propensity,
-               i.entropy, i.margin, i.value, i.coverage_gain, i.prelabel, v.number AS version
+               i.entropy, i.margin, i.model, i.visual, i.language, i.reasoning, i.total, i.imputed, i.value,
+               i.coverage_gain, i.prelabel, v.number AS version
            FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS q(sample, round, n)
            JOIN samples m ON m.id = q.sample
            JOIN plan_items i ON i.round_id = q.round AND i.sample_id = q.sample

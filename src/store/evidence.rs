@@ -3,7 +3,7 @@
 //! Invariant: a round's stage is decided once; whoever decides again finds it decided. Deliberately absent: the
 //! deciding, which is a pure function of what is read here.
 
-use super::{Store, pools, scores::read_halves, text};
+use super::{Store, pools, text};
 use crate::domain::{Decision, PoolId, Result, Round, RoundId};
 use futures::TryStreamExt;
 use sqlx::types::Json;
@@ -21,15 +21,13 @@ pub struct ControlAnswer {
     pub answers: Vec<String>,
 }
 
-/// Where a pool's samples lie, as one version sees it.
+/// Where a pool's samples lie, as one version sees it: shard and row of each embedding.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PoolSketch {
-    /// Embeddings of samples drawn uniformly, labelled or not, `[n, dim]`.
-    pub samples: Vec<f32>,
-    /// Embeddings of the samples that have labels, `[m, dim]`.
-    pub labelled: Vec<f32>,
-    /// Width of an embedding.
-    pub dim: usize,
+    /// Of samples drawn uniformly, labelled or not.
+    pub samples: Vec<(i64, i32)>,
+    /// Of samples that have labels.
+    pub labelled: Vec<(i64, i32)>,
 }
 
 impl Store {
@@ -106,12 +104,12 @@ impl Store {
             .collect())
     }
 
-    /// Embeddings by a round's version: of up to `limit` samples drawn by the hash of their names, and of up to as many
+    /// Places of embeddings by a round's version: of up to `limit` samples drawn by the hash of their names, and of up to as many
     /// labelled ones, so that equal pools give equal sketches.
     pub async fn pool_sketch(&self, pool: PoolId, round: &Round, limit: usize) -> Result<PoolSketch> {
         let mut sketch = PoolSketch::default();
         let mut rows = sqlx::query!(
-            r#"SELECT s.labelled AS "labelled!", c.embedding AS "embedding!"
+            r#"SELECT s.labelled AS "labelled!", c.shard AS "shard!", c.shard_row AS "row!"
                FROM ((SELECT id, false AS labelled, h FROM (
                           SELECT id, hashtextextended(name, 0) AS h FROM samples
                           WHERE pool_id = $1 AND split = 'POOL' AND state <> 'REJECTED') d ORDER BY h, id LIMIT $3)
@@ -122,19 +120,16 @@ impl Store {
                           AND id IN (SELECT sample_id FROM labels WHERE pool_id = $1 AND kind = 'ANSWER')) e
                       ORDER BY h, id LIMIT $3)) s
                CROSS JOIN LATERAL (
-                   SELECT embedding FROM scores WHERE version_id = $2 AND sample_id = s.id LIMIT 1) c
-               WHERE c.embedding IS NOT NULL ORDER BY s.labelled, s.h, s.id"#,
+                   SELECT shard, shard_row FROM scores WHERE version_id = $2 AND sample_id = s.id LIMIT 1) c
+               WHERE c.shard IS NOT NULL ORDER BY s.labelled, s.h, s.id"#,
             pool.0,
             round.version_id.0,
             limit as i64
         )
         .fetch(&self.pool);
         while let Some(row) = rows.try_next().await? {
-            sketch.dim = row.embedding.len() / 2;
-            read_halves(
-                &row.embedding,
-                if row.labelled { &mut sketch.labelled } else { &mut sketch.samples },
-            );
+            let places = if row.labelled { &mut sketch.labelled } else { &mut sketch.samples };
+            places.push((row.shard, row.row));
         }
         Ok(sketch)
     }

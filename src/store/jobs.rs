@@ -117,7 +117,7 @@ pub(super) async fn fence(conn: &mut PgConnection, job: &Job) -> Result<()> {
 }
 
 /// Tells the watchers of a job's round that it went on; the pool's row stays locked to the end.
-async fn show(conn: &mut PgConnection, job: &Job) -> Result<()> {
+pub(super) async fn show(conn: &mut PgConnection, job: &Job) -> Result<()> {
     // How far a shadow is changes nothing of its round, which is over.
     let Some(round) = job.round_id.filter(|_| job.kind != JobKind::Shadow) else { return Ok(()) };
     let revision = super::pools::bump(&mut *conn, job.pool_id).await?;

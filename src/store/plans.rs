@@ -1,47 +1,17 @@
-//! Plans: what a planner may choose from, and the writing of what it chose.
+//! Plans: the writing of what a planner chose, and the reading back. What it may choose from is `columns`'.
 //!
 //! A plan is appended to, never changed: its ranks go on where they ended.
 
-use super::{Store, jobs, micros, pools, rounds, scores::read_halves, text, training};
+use super::{Store, jobs, micros, pools, provenance, rounds, text, training};
 use crate::domain::{
-    Arm, Error, Fallback, Job, JobKind, PoolId, Result, Round, RoundId, RoundState, SampleId, Time, VersionId,
+    Arm, Error, Fallback, Job, JobKind, PlanRun, PoolId, Result, RoundId, RoundState, SampleId, Time,
+    Uncertainty, VersionId,
 };
-use futures::TryStreamExt;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// One version's scores of all candidates, row by row in their order.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ScoreColumns {
-    /// Entropy of the answer distribution, nats, `[candidates]`.
-    pub entropy: Vec<f32>,
-    /// One less the gap of the two likeliest answers, `[candidates]`.
-    pub margin: Vec<f32>,
-    /// Embeddings, `[candidates, dim]`, row-major.
-    pub embeddings: Vec<f32>,
-    /// Width of an embedding.
-    pub dim: usize,
-}
-
-/// What a planner may choose from.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PlanInput {
-    /// Samples that want labels, are not out with annotators and not in this round's plan.
-    pub candidates: Vec<SampleId>,
-    /// The group of each.
-    pub groups: Vec<String>,
-    /// Their scores; none on a cold start, where candidates are those never scored.
-    pub scores: Option<ScoreColumns>,
-    /// Embeddings of the samples labelled or planned already, `[n, dim]`, by the same version.
-    pub labelled: Vec<f32>,
-    /// The version that scored: the round's.
-    pub version: VersionId,
-    /// Places that are planned and free.
-    pub waiting: i64,
-}
-
 /// One sample of a plan; its rank is its place.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PlanEntry {
     /// The sample.
     pub sample: SampleId,
@@ -51,8 +21,63 @@ pub struct PlanEntry {
     pub propensity: f32,
     /// What the strategy maximised.
     pub value: Option<f32>,
-    /// Distance to the nearest sample labelled or planned before it.
+    /// Distance to the nearest sample labelled or planned before it, or what it adds to the coverage.
     pub coverage_gain: Option<f32>,
+    /// How unsure the model was, term by term; none on a cold start.
+    pub uncertainty: Option<Uncertainty>,
+}
+
+/// One sample of a plan as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// Its place.
+    pub rank: i64,
+    /// The client's id of the sample.
+    pub name: String,
+    /// What was planned.
+    pub entry: PlanEntry,
+}
+
+struct PlannedRow {
+    rank: i64,
+    name: String,
+    sample_id: Uuid,
+    arm: String,
+    propensity: f32,
+    value: Option<f32>,
+    coverage_gain: Option<f32>,
+    entropy: Option<f32>,
+    margin: Option<f32>,
+    model: Option<f32>,
+    visual: Option<f32>,
+    language: Option<f32>,
+    reasoning: Option<f32>,
+    total: Option<f32>,
+    imputed: bool,
+}
+
+impl PlannedRow {
+    fn into_planned(self) -> Result<Planned> {
+        let uncertainty = self.entropy.zip(self.margin).map(|(total, margin)| Uncertainty {
+            total,
+            margin,
+            visual: self.visual,
+            language: self.language,
+            reasoning: self.reasoning,
+            model: self.model,
+            information: self.total,
+            imputed: self.imputed,
+        });
+        let entry = PlanEntry {
+            sample: SampleId(self.sample_id),
+            arm: text::parse(&self.arm)?,
+            propensity: self.propensity,
+            value: self.value,
+            coverage_gain: self.coverage_gain,
+            uncertainty,
+        };
+        Ok(Planned { rank: self.rank, name: self.name, entry })
+    }
 }
 
 /// A plan to write.
@@ -66,82 +91,26 @@ pub struct NewPlan {
     pub version: VersionId,
     /// In rank order.
     pub items: Vec<PlanEntry>,
+    /// What it was made of, kept with the round; its ranks are filled in when it is written.
+    pub run: PlanRun,
 }
 
 impl Store {
-    /// Reads what the next plan of a round may choose from.
-    pub async fn plan_input(&self, pool: PoolId, round: &Round, now: Time) -> Result<PlanInput> {
-        let mut rows = sqlx::query!(
-            r#"SELECT s.id, s.group_name, c.entropy AS "entropy?", c.margin AS "margin?", c.embedding AS "embedding?"
-               FROM samples s LEFT JOIN LATERAL (
-                   SELECT entropy, margin, embedding, error FROM scores
-                   WHERE version_id = $2 AND sample_id = s.id LIMIT 1) c ON true
-               WHERE s.pool_id = $1 AND s.split = 'POOL' AND s.state = 'UNLABELLED' AND c.error IS NULL
-               AND (SELECT 1 FROM slots t WHERE t.sample_id = s.id AND t.state = 'PLANNED'
-                    AND (t.round_id = $3 OR t.available_at > $4) LIMIT 1) IS NULL
-               ORDER BY s.id"#,
-            pool.0,
-            round.version_id.0,
-            round.id.0,
-            micros(now)
+    /// A round's plan between two ranks, the first one included and the last one not, in rank order.
+    pub async fn planned(&self, round: RoundId, ranks: std::ops::Range<i64>) -> Result<Vec<Planned>> {
+        let rows = sqlx::query_as!(
+            PlannedRow,
+            "SELECT i.rank, s.name, i.sample_id, i.arm, i.propensity, i.value, i.coverage_gain, i.entropy, i.margin, i.model,
+                    i.visual, i.language, i.reasoning, i.total, i.imputed
+             FROM plan_items i JOIN samples s ON s.id = i.sample_id
+             WHERE i.round_id = $1 AND i.rank >= $2 AND i.rank < $3 ORDER BY i.rank",
+            round.0,
+            ranks.start,
+            ranks.end
         )
-        .fetch(&self.pool);
-        let (mut scored, mut scored_groups, mut columns) = (Vec::new(), Vec::new(), ScoreColumns::default());
-        let (mut others, mut other_groups) = (Vec::new(), Vec::new());
-        while let Some(row) = rows.try_next().await? {
-            let (Some(entropy), Some(margin)) = (row.entropy, row.margin) else {
-                others.push(SampleId(row.id));
-                other_groups.push(row.group_name);
-                continue;
-            };
-            let embedding = row.embedding.unwrap_or_default();
-            columns.dim = embedding.len() / 2;
-            read_halves(&embedding, &mut columns.embeddings);
-            columns.entropy.push(entropy);
-            columns.margin.push(margin);
-            scored.push(SampleId(row.id));
-            scored_groups.push(row.group_name);
-        }
-        drop(rows);
-        let labelled = self.centres(pool, round).await?;
-        let waiting = sqlx::query_scalar!(
-            r#"SELECT count(*) AS "count!" FROM slots WHERE pool_id = $1 AND state = 'PLANNED'
-               AND available_at = '-infinity'"#,
-            pool.0
-        )
-        .fetch_one(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        let warm = !scored.is_empty();
-        Ok(PlanInput {
-            candidates: if warm { scored } else { others },
-            groups: if warm { scored_groups } else { other_groups },
-            scores: warm.then_some(columns),
-            labelled,
-            version: round.version_id,
-            waiting,
-        })
-    }
-
-    /// Embeddings of what a new plan should keep its distance from: what is labelled, out, or in this round's plan.
-    async fn centres(&self, pool: PoolId, round: &Round) -> Result<Vec<f32>> {
-        let mut rows = sqlx::query!(
-            r#"SELECT c.embedding AS "embedding!" FROM samples s
-               CROSS JOIN LATERAL (
-                   SELECT embedding FROM scores WHERE version_id = $2 AND sample_id = s.id LIMIT 1) c
-               WHERE s.pool_id = $1 AND s.split = 'POOL' AND c.embedding IS NOT NULL
-               AND (s.state = 'LABELLED' OR (SELECT 1 FROM slots t WHERE t.sample_id = s.id
-                    AND (t.state = 'LABELLED' OR t.round_id = $3 OR t.available_at > '-infinity') LIMIT 1) IS NOT NULL)
-               ORDER BY s.id"#,
-            pool.0,
-            round.version_id.0,
-            round.id.0
-        )
-        .fetch(&self.pool);
-        let mut centres = Vec::new();
-        while let Some(row) = rows.try_next().await? {
-            read_halves(&row.embedding, &mut centres);
-        }
-        Ok(centres)
+        rows.into_iter().map(PlannedRow::into_planned).collect()
     }
 
     /// Writes a plan, or more of it, and ends the job: the places can be leased from this moment.
@@ -194,7 +163,9 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
-        insert_items(&mut tx, plan).await?;
+        let first_rank = insert_items(&mut tx, plan).await?;
+        let run = PlanRun { first_rank, planned: plan.items.len() as i64, ..plan.run.clone() };
+        provenance::append_plan(&mut tx, plan.round, &run).await?;
         insert_places(&mut tx, job.pool_id, plan.round, &wanted, max_labels, now).await?;
         let pool = pools::lock_active(&mut tx, job.pool_id, None).await?;
         if pool.policy.max_labels != max_labels {
@@ -314,27 +285,48 @@ async fn insert_places(
     Ok(())
 }
 
-async fn insert_items(conn: &mut sqlx::PgConnection, plan: &NewPlan) -> Result<()> {
+/// Writes the items behind those there are; the answer is the first one's rank.
+async fn insert_items(conn: &mut sqlx::PgConnection, plan: &NewPlan) -> Result<i64> {
     let items = &plan.items;
+    let first = sqlx::query_scalar!(
+        r#"SELECT COALESCE(max(rank) + 1, 0) AS "first!" FROM plan_items WHERE round_id = $1"#,
+        plan.round.0
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    let term = |f: fn(&Uncertainty) -> Option<f32>| -> Vec<Option<f32>> {
+        items.iter().map(|i| i.uncertainty.as_ref().and_then(f)).collect()
+    };
+    let imputed: Vec<bool> = items.iter().map(|i| i.uncertainty.is_some_and(|u| u.imputed)).collect();
     sqlx::query!(
-        "INSERT INTO plan_items (round_id, rank, sample_id, arm, propensity, entropy, margin, value, coverage_gain,
-                                 prelabel, version_id)
-         SELECT $1, f.next + n.i - 1, n.sample, n.arm, n.propensity, c.entropy, c.margin, n.value, n.gain,
-                c.best_answer, $2
-         FROM unnest($3::uuid[], $4::text[], $5::real[], $6::real[], $7::real[]) WITH ORDINALITY
-                  AS n(sample, arm, propensity, value, gain, i)
-         CROSS JOIN (SELECT COALESCE(max(rank) + 1, 0) AS next FROM plan_items WHERE round_id = $1) f
-         LEFT JOIN scores c ON c.version_id = $2 AND c.sample_id = n.sample
+        "INSERT INTO plan_items (round_id, rank, prelabel, version_id, sample_id, arm, propensity, value, coverage_gain,
+                                 entropy, margin, model, visual, language, reasoning, total, imputed)
+         SELECT $1, $2 + n.i - 1, c.best_answer, $3, n.sample, n.arm, n.propensity, n.value, n.gain, n.entropy, n.margin,
+                n.model, n.visual, n.language, n.reasoning, n.total, n.imputed
+         FROM unnest($4::uuid[], $5::text[], $6::real[], $7::real[], $8::real[], $9::real[], $10::real[], $11::real[],
+                     $12::real[], $13::real[], $14::real[], $15::real[], $16::boolean[]) WITH ORDINALITY
+                  AS n(sample, arm, propensity, value, gain, entropy, margin, model, visual, language, reasoning, total,
+                       imputed, i)
+         LEFT JOIN scores c ON c.version_id = $3 AND c.sample_id = n.sample
          ON CONFLICT (round_id, sample_id) DO NOTHING",
         plan.round.0,
+        first,
         plan.version.0,
         &items.iter().map(|i| i.sample.0).collect::<Vec<_>>(),
         &items.iter().map(|i| text::of(&i.arm)).collect::<Vec<_>>(),
         &items.iter().map(|i| i.propensity).collect::<Vec<_>>(),
         &items.iter().map(|i| i.value).collect::<Vec<_>>() as _,
-        &items.iter().map(|i| i.coverage_gain).collect::<Vec<_>>() as _
+        &items.iter().map(|i| i.coverage_gain).collect::<Vec<_>>() as _,
+        &term(|u| Some(u.total)) as _,
+        &term(|u| Some(u.margin)) as _,
+        &term(|u| u.model) as _,
+        &term(|u| u.visual) as _,
+        &term(|u| u.language) as _,
+        &term(|u| u.reasoning) as _,
+        &term(|u| u.information) as _,
+        &imputed
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(first)
 }

@@ -47,6 +47,13 @@ impl Store {
         sqlx::query!("DELETE FROM submissions WHERE pool_id = $1", pool).execute(&mut *tx).await?;
         sqlx::query!("DELETE FROM jobs WHERE pool_id = $1", pool).execute(&mut *tx).await?;
         sqlx::query!("DELETE FROM rounds WHERE pool_id = $1", pool).execute(&mut *tx).await?;
+        // Before the versions they hang on, by a key that leads their table.
+        sqlx::query!(
+            "DELETE FROM score_shards WHERE version_id = ANY(ARRAY(SELECT id FROM versions WHERE pool_id = $1))",
+            pool
+        )
+        .execute(&mut *tx)
+        .await?;
         sqlx::query!("DELETE FROM versions WHERE pool_id = $1", pool).execute(&mut *tx).await?;
         sqlx::query!("DELETE FROM pools WHERE id = $1", pool).execute(&mut *tx).await?;
         tx.commit().await?;

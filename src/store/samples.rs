@@ -50,6 +50,7 @@ pub(super) struct SampleRow {
     pub(super) name: String,
     pub(super) image_keys: Vec<String>,
     pub(super) question: String,
+    pub(super) paraphrases: Vec<String>,
     pub(super) choices: Vec<String>,
     pub(super) group_name: String,
     pub(super) metadata: Metadata,
@@ -65,6 +66,7 @@ impl SampleRow {
             name: self.name,
             image_keys: self.image_keys,
             question: self.question,
+            paraphrases: self.paraphrases,
             choices: self.choices,
             group: self.group_name,
             metadata: self.metadata.0,
@@ -81,7 +83,7 @@ macro_rules! sample_rows {
     ($tail:tt $(, $arg:expr)*) => {
         sqlx::query_as!(
             crate::store::samples::SampleRow,
-            r#"SELECT s.id, s.name, s.image_keys, s.question, s.choices, s.group_name,
+            r#"SELECT s.id, s.name, s.image_keys, s.question, s.paraphrases, s.choices, s.group_name,
                s.metadata AS "metadata: crate::store::samples::Metadata", s.split,
                s.reference_answer, s.state, s.created_at FROM samples s "# + $tail $(, $arg)*
         )
@@ -102,12 +104,12 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let stored = sqlx::query_scalar!(
             "INSERT INTO samples (id, pool_id, name, content_sha256, image_keys, question, choices, group_name, metadata,
-                                  split, reference_answer, created_at)
+                                  split, reference_answer, paraphrases, created_at)
              SELECT n.id, $1, n.name, n.hash, n.keys::text[], n.question, n.choices::text[], n.grp, n.metadata, n.split,
-                    n.reference, $2
+                    n.reference, n.paraphrases::text[], $2
              FROM unnest($3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[], $9::text[],
-                         $10::jsonb[], $11::text[], $12::text[])
-                  AS n(id, name, hash, keys, question, choices, grp, metadata, split, reference)
+                         $10::jsonb[], $11::text[], $12::text[], $13::text[])
+                  AS n(id, name, hash, keys, question, choices, grp, metadata, split, reference, paraphrases)
              WHERE EXISTS (SELECT 1 FROM pools WHERE id = $1 AND state = 'ACTIVE')
              ORDER BY n.name
              ON CONFLICT (pool_id, name) DO NOTHING RETURNING id",
@@ -123,6 +125,7 @@ impl Store {
             metadata as _,
             &column(|s| text::of(&s.split)),
             &references as _,
+            &column(|s| text::array(&s.paraphrases)),
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -165,6 +168,29 @@ impl Store {
         .await?;
         let row = row.ok_or_else(|| Error::NotFound { kind: "Pool", name: format!("pools/{pool}") })?;
         Ok(AnswerSpaces { pool: row.answers, own: row.own.map(|own| own.0).unwrap_or_default() })
+    }
+
+    /// Samples by their ids, in the order of these; ids that are no sample's are left out.
+    pub async fn samples_by_id(&self, ids: &[SampleId]) -> Result<Vec<Sample>> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let rows = sample_rows!("WHERE s.id = ANY($1) ORDER BY array_position($1, s.id)", &ids);
+        rows.fetch_all(&self.pool).await?.into_iter().map(SampleRow::into_sample).collect()
+    }
+
+    /// The ids of samples by their names; names that are no sample's are left out.
+    pub async fn sample_ids(
+        &self,
+        pool: PoolId,
+        names: &[String],
+    ) -> Result<HashMap<String, (SampleId, Split)>> {
+        let rows = sqlx::query!(
+            "SELECT id, name, split FROM samples WHERE pool_id = $1 AND name = ANY($2)",
+            pool.0,
+            names
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(|r| Ok((r.name, (SampleId(r.id), text::parse(&r.split)?)))).collect()
     }
 
     /// The sample of this name.

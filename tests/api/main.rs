@@ -18,6 +18,7 @@ mod python;
 mod reflection;
 mod replays;
 mod rounds;
+mod selection;
 mod settings;
 mod stages;
 mod support;

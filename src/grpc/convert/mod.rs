@@ -3,16 +3,21 @@
 //! Invariants: a wrong request is answered with every violation at once, each under the field's own path; the same
 //! resource always becomes the same bytes (maps are sorted). Deliberately absent: anything that asks the service.
 
+mod explanation;
+mod import;
 mod label;
 mod meter;
 mod model;
 mod policy;
 mod pool;
+mod provenance;
 mod round;
 mod sample;
 mod selection;
 mod stage;
 
+pub(super) use explanation::{explain, explanation, preview, preview_batch, replay, replay_of};
+pub(super) use import::import_item;
 pub(super) use label::{label, list_labels, submit_labels, verdict};
 pub(super) use model::{predict, prediction, rollback, version};
 pub(super) use pool::{create_pool, pool, pool_patch};

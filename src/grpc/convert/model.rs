@@ -77,7 +77,11 @@ pub(in crate::grpc) fn prediction(pool: &str, prediction: Prediction) -> pb::Pre
         answers: answers
             .map(|a| pb::AnswerProbability { answer: a.answer, probability: a.probability })
             .collect(),
-        uncertainty: Some(pb::Uncertainty { total: prediction.entropy, margin: prediction.margin }),
+        uncertainty: Some(pb::Uncertainty {
+            total: prediction.entropy,
+            margin: prediction.margin,
+            ..Default::default()
+        }),
         log_probability: prediction.log_probability,
         tokens_read: prediction.tokens_read as i64,
         tokens_written: prediction.tokens_written as i64,

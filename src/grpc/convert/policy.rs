@@ -2,7 +2,7 @@
 
 use super::{Check, duration, known};
 use crate::{
-    domain::{Adaptive, Gate, Meter, Policy, Stopping, Strategy, Training, TrainingMode},
+    domain::{Adaptive, Funnel, Gate, Meter, Policy, Stopping, Strategy, Training, TrainingMode},
     grpc::pb,
 };
 
@@ -15,22 +15,11 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
     let adaptive = wire.adaptive.unwrap_or_default();
     let stopping = wire.stopping.unwrap_or_default();
     let meter = wire.meter.unwrap_or_default();
+    let funnel = wire.funnel.unwrap_or_default();
     let policy = Policy {
         strategy: match check.take(known(&field("strategy"), wire.strategy).map(Some)) {
-            None | Some(pb::Strategy::Unspecified) => usual.strategy,
-            Some(pb::Strategy::Random) => Strategy::Random,
-            Some(pb::Strategy::Entropy) => Strategy::Entropy,
-            Some(pb::Strategy::Margin) => Strategy::Margin,
-            Some(pb::Strategy::KCenter) => Strategy::KCenter,
-            Some(pb::Strategy::ValueKCenter) => Strategy::ValueKCenter,
-            Some(pb::Strategy::Bald) => Strategy::Bald,
-            Some(pb::Strategy::Epig) => Strategy::Epig,
-            Some(pb::Strategy::Coverage) => Strategy::Coverage,
-            Some(pb::Strategy::LogDet) => Strategy::LogDet,
-            Some(pb::Strategy::Badge) => Strategy::Badge,
-            Some(pb::Strategy::Power) => Strategy::Power,
-            Some(pb::Strategy::TypiClust) => Strategy::TypiClust,
-            Some(pb::Strategy::ProbCover) => Strategy::ProbCover,
+            None => usual.strategy,
+            Some(wire) => strategy_of(wire).unwrap_or(usual.strategy),
         },
         labels_per_round: wire.labels_per_round.unwrap_or(usual.labels_per_round),
         spare_share: wire.spare_share.unwrap_or(usual.spare_share),
@@ -77,6 +66,19 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
         },
         meter: Meter { shadow: meter.shadow.unwrap_or(usual.meter.shadow) },
         abstention: wire.abstention.clone().unwrap_or(usual.abstention),
+        max_per_image: wire.max_per_image.or(usual.max_per_image),
+        max_per_family: wire.max_per_family.or(usual.max_per_family),
+        funnel: Funnel {
+            members: funnel.members.unwrap_or(usual.funnel.members),
+            view_share: funnel.view_share.unwrap_or(usual.funnel.view_share),
+            random_share: funnel.random_share.unwrap_or(usual.funnel.random_share),
+            views: funnel.views.unwrap_or(usual.funnel.views),
+            chain_factor: funnel.chain_factor.unwrap_or(usual.funnel.chain_factor),
+            chains: funnel.chains.unwrap_or(usual.funnel.chains),
+            temperature: funnel.temperature.unwrap_or(usual.funnel.temperature),
+            max_flips: funnel.max_flips.unwrap_or(usual.funnel.max_flips),
+        },
+        use_imported: wire.use_imported.unwrap_or(usual.use_imported),
     };
     // A request that goes on to the service has its ranges judged there, with all else that it finds; one that does
     // not is told here.
@@ -136,7 +138,40 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
         }),
         meter: Some(pb::MeterPolicy { shadow: Some(policy.meter.shadow) }),
         abstention: Some(policy.abstention.clone()),
+        max_per_image: policy.max_per_image,
+        max_per_family: policy.max_per_family,
+        funnel: Some(pb::FunnelPolicy {
+            members: Some(policy.funnel.members),
+            view_share: Some(policy.funnel.view_share),
+            random_share: Some(policy.funnel.random_share),
+            views: Some(policy.funnel.views),
+            chain_factor: Some(policy.funnel.chain_factor),
+            chains: Some(policy.funnel.chains),
+            temperature: Some(policy.funnel.temperature),
+            max_flips: Some(policy.funnel.max_flips),
+        }),
+        use_imported: Some(policy.use_imported),
     }
+}
+
+/// The strategy that the wire means; none where it means the usual one.
+pub(super) fn strategy_of(wire: pb::Strategy) -> Option<Strategy> {
+    Some(match wire {
+        pb::Strategy::Unspecified => return None,
+        pb::Strategy::Random => Strategy::Random,
+        pb::Strategy::Entropy => Strategy::Entropy,
+        pb::Strategy::Margin => Strategy::Margin,
+        pb::Strategy::KCenter => Strategy::KCenter,
+        pb::Strategy::ValueKCenter => Strategy::ValueKCenter,
+        pb::Strategy::Bald => Strategy::Bald,
+        pb::Strategy::Epig => Strategy::Epig,
+        pb::Strategy::Coverage => Strategy::Coverage,
+        pb::Strategy::LogDet => Strategy::LogDet,
+        pb::Strategy::Badge => Strategy::Badge,
+        pb::Strategy::Power => Strategy::Power,
+        pb::Strategy::TypiClust => Strategy::TypiClust,
+        pb::Strategy::ProbCover => Strategy::ProbCover,
+    })
 }
 
 /// A strategy as the wire has it.
@@ -213,6 +248,15 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
         old.abstention.clone_from(&new.abstention);
         return true;
     }
+    if let Some(path) = path.strip_prefix("funnel.") {
+        let new = new.funnel.unwrap_or_default();
+        return copy!(
+            old.funnel.get_or_insert_default(),
+            new,
+            path,
+            [members, view_share, random_share, views, chain_factor, chains, temperature, max_flips]
+        );
+    }
     copy!(
         old,
         new,
@@ -235,7 +279,11 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
             seed,
             adaptive,
             stopping,
-            meter
+            meter,
+            max_per_image,
+            max_per_family,
+            funnel,
+            use_imported
         ]
     )
 }
@@ -275,6 +323,10 @@ mod tests {
             stopping: Stopping { seconds_per_label: Some(4.5), ..Stopping::default() },
             meter: Meter { shadow: false },
             abstention: "no idea".to_owned(),
+            strategy: Strategy::TypiClust,
+            max_per_image: Some(2),
+            funnel: Funnel { chain_factor: 0, ..Funnel::default() },
+            use_imported: true,
             ..Policy::default()
         };
         assert_eq!(from_wire(&mut check, "", &to_wire(&odd)), odd);
@@ -303,6 +355,11 @@ mod tests {
             "stopping",
             "meter.shadow",
             "abstention",
+            "max_per_image",
+            "max_per_family",
+            "funnel",
+            "funnel.views",
+            "use_imported",
         ] {
             assert!(copy_field(&mut pb::Policy::default(), &new, path), "{path}");
         }

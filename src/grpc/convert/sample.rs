@@ -53,6 +53,7 @@ pub(in crate::grpc) fn sample_input(input: pb::SampleInput, max_images: usize) -
         images: Vec::new(),
         media_types,
         question: input.question,
+        paraphrases: input.paraphrases,
         choices: input.choices,
         group: input.group,
         metadata: input.metadata,
@@ -135,6 +136,7 @@ pub(in crate::grpc) fn sample(pool: &str, sample: &Sample) -> pb::Sample {
         reference_answer: content.reference_answer.clone(),
         state: state(sample.state).into(),
         create_time: Some(timestamp(sample.created_at)),
+        paraphrases: content.paraphrases.clone(),
     }
 }
 

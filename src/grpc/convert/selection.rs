@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Queries of a batch where the client names no number.
-const DEFAULT_SIZE: usize = 10;
+pub(super) const DEFAULT_SIZE: usize = 10;
 
 /// The batch asked for, and how its images are to be sent.
 pub(in crate::grpc) fn next_batch(request: pb::NextBatchRequest) -> Result<(NextBatch, pb::ImageView)> {
@@ -127,12 +127,25 @@ fn query(pool: &str, query: &Query) -> pb::Query {
         round: names::child(pool, "rounds", query.round),
         arm: arm(query.arm).into(),
         propensity: query.propensity,
-        uncertainty: query.uncertainty.map(|Uncertainty { total, margin }| pb::Uncertainty { total, margin }),
+        uncertainty: query.uncertainty.map(uncertainty),
         value: query.value,
         coverage_gain: query.coverage_gain,
         prelabel: query.prelabel.clone(),
         version: names::child(pool, "versions", query.version),
         omitted: String::new(),
+    }
+}
+
+pub(super) fn uncertainty(u: Uncertainty) -> pb::Uncertainty {
+    pb::Uncertainty {
+        total: u.total,
+        margin: u.margin,
+        visual: u.visual,
+        language: u.language,
+        reasoning: u.reasoning,
+        model: u.model,
+        information: u.information,
+        imputed: u.imputed,
     }
 }
 

@@ -31,7 +31,7 @@ async fn a_dead_workers_job_is_taken_over_and_the_old_attempt_can_commit_nothing
     assert!(matches!(fail, Err(Error::Fenced(_))));
     let shard = store.unscored(world.pool.id, VersionId::new(), None, 1).await.unwrap();
     let scores = [score(&shard[0], 1.0)];
-    let written = store.insert_scores(&old, VersionId::new(), &scores, &progress, at(81)).await;
+    let written = store.insert_scores(&old, VersionId::new(), &scores, &blob(), &progress, at(81)).await;
     assert!(matches!(written, Err(Error::Fenced(_))));
     store.complete_job(&new, at(82)).await.unwrap();
 }

@@ -11,7 +11,7 @@ async fn queries_come_in_rank_order_whole_and_once(db: PgPool) {
     assert_eq!((query.sample.as_str(), query.rank, query.round, query.version), ("s000", 0, 1, 0));
     assert_eq!(query.choices, ["yes", "no"]);
     assert_eq!(query.prelabel.as_deref(), Some("no"));
-    assert_eq!(query.uncertainty, Some(Uncertainty { total: 0.0, margin: 0.5 }));
+    assert_eq!(query.uncertainty, Some(Uncertainty { margin: 0.5, ..Uncertainty::default() }));
     assert_eq!(claim.batch.lease.as_ref().unwrap().expires_at, at(61));
     assert_eq!(world.names("bob", 2, "r2", at(1)).await, ["s002", "s003"]);
     let last = world.claim("cid", 2, "r3", at(1)).await.unwrap();

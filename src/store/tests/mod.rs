@@ -7,6 +7,7 @@ mod meter;
 mod overlap;
 mod pages;
 mod rounds;
+mod tiers;
 
 use super::*;
 use crate::domain::*;
@@ -67,27 +68,56 @@ impl World {
             after = Some(last.id);
             let scores: Vec<_> = shard.iter().enumerate().map(|(i, s)| score(s, i as f32)).collect();
             let progress = job::Progress { phase: "scoring".into(), ..job::Progress::default() };
-            self.store.insert_scores(&job, round.version_id, &scores, &progress, now).await.unwrap();
+            self.store.insert_scores(&job, round.version_id, &scores, &blob(), &progress, now).await.unwrap();
         }
-        self.store.finish_scoring(&job, now).await.unwrap();
+        self.store.finish_scoring(&job, &FunnelRun::default(), now).await.unwrap();
     }
 
     /// Plans every candidate, in the order of ids.
     async fn plan(&self, now: Time) -> usize {
         let job = self.claim_job(JobKind::Plan, now).await.expect("a planning waits");
         let round = self.store.round_by_id(job.round_id.unwrap()).await.unwrap();
-        let input = self.store.plan_input(self.pool.id, &round, now).await.unwrap();
-        let entry = |sample: &SampleId| PlanEntry {
-            sample: *sample,
+        let (scored, cold) = self.candidates(&round, now).await;
+        let entry = |sample, uncertainty| PlanEntry {
+            sample,
             arm: Arm::Active,
             propensity: 0.25,
             value: Some(1.5),
             coverage_gain: None,
+            uncertainty,
         };
-        let items: Vec<_> = input.candidates.iter().map(entry).collect();
-        let plan = NewPlan { round: round.id, fallback: Fallback::None, version: input.version, items };
+        let items = scored.iter().filter(|row| row.candidate).map(|row| {
+            let uncertainty =
+                Uncertainty { total: row.entropy, margin: row.margin, ..Uncertainty::default() };
+            entry(row.sample, Some(uncertainty))
+        });
+        let mut items: Vec<_> = items.collect();
+        items.sort_by_key(|item| item.sample);
+        if items.is_empty() {
+            items = cold.iter().map(|one| entry(one.sample, None)).collect();
+        }
+        let plan = self.new_plan(&round, items);
         self.store.write_plan(&job, &plan, now).await.unwrap();
         plan.items.len()
+    }
+
+    /// What the round's version knows of the pool, and the candidates that it does not know.
+    async fn candidates(&self, round: &Round, now: Time) -> (Vec<ScoreRow>, Vec<Unscored>) {
+        let scope = Scope {
+            pool: self.pool.id,
+            version: round.version_id,
+            round: Some(round.id),
+            watermark: i64::MAX,
+            now,
+        };
+        let mut rows = Vec::new();
+        self.store.read_scores(&scope, true, |row| rows.push(row)).await.unwrap();
+        (rows, self.store.unscored_candidates(&scope).await.unwrap())
+    }
+
+    fn new_plan(&self, round: &Round, items: Vec<PlanEntry>) -> NewPlan {
+        let (fallback, run) = (Fallback::None, PlanRun { seed: 7, ..PlanRun::default() });
+        NewPlan { round: round.id, fallback, version: round.version_id, items, run }
     }
 
     /// Opens a round, scores and plans it.
@@ -136,6 +166,7 @@ fn sample(name: &str, question: &str) -> SampleInsert {
         name: name.into(),
         image_keys: vec![format!("images/{name}")],
         question: question.into(),
+        paraphrases: vec![format!("{question} Say so.")],
         choices: vec![],
         group: "all".into(),
         metadata: [("source".to_owned(), "a \"camera\"".to_owned())].into(),
@@ -153,9 +184,17 @@ fn score(sample: &Sample, value: f32) -> NewScore {
         margin: 0.5,
         best_answer: "no".into(),
         confidence: 0.5,
-        embedding: vec![value, 1.0],
+        model: value / 2.0,
+        members: 2,
+        probabilities: vec![0.75, 0.25, 0.25, 0.75],
+        ..Score::default()
     };
     NewScore { sample: sample.id, outcome: Ok(score) }
+}
+
+/// Where a shard's embeddings lie.
+fn blob() -> ShardBlob {
+    ShardBlob { key: "embeddings/x".into(), dim: 2, imported: false }
 }
 
 fn request(annotator: &str, size: usize, request_id: &str) -> ClaimRequest {

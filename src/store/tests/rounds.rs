@@ -191,9 +191,9 @@ async fn a_plan_that_runs_dry_while_training_goes_on_from_the_scores_there_are(d
     assert_eq!(world.claim("ann", 1, "r1", at(2)).await.unwrap().idle, Some(Idle::NeedsPlan));
     world.store.top_up_plan(world.pool.id, at(3)).await.unwrap();
     let round = world.current().await;
-    let input = world.store.plan_input(world.pool.id, &round, at(3)).await.unwrap();
-    assert!(input.scores.is_none() && input.candidates.len() == 2);
-    assert_eq!(input.labelled, [0.0, 1.0, 1.0, 1.0, 2.0, 1.0, 3.0, 1.0], "float16 there and back");
+    let (scored, cold) = world.candidates(&round, at(3)).await;
+    assert!(scored.iter().all(|row| row.centre && !row.candidate), "{scored:?}");
+    assert_eq!((scored.len(), cold.len()), (4, 2));
     assert_eq!(world.plan(at(3)).await, 2);
     assert_eq!(world.current().await.state, RoundState::Training);
     assert_eq!(world.names("ann", 9, "r2", at(4)).await, ["s004", "s005"]);
@@ -209,12 +209,7 @@ async fn more_of_a_plan_leaves_what_the_round_rests_on_as_it_was(db: PgPool) {
     world.store.top_up_plan(world.pool.id, at(2)).await.unwrap();
     let job = world.claim_job(JobKind::Plan, at(2)).await.unwrap();
     let round = world.current().await;
-    let more = NewPlan {
-        round: round.id,
-        fallback: Fallback::ColdStart,
-        version: round.version_id,
-        items: Vec::new(),
-    };
+    let more = NewPlan { fallback: Fallback::ColdStart, ..world.new_plan(&round, Vec::new()) };
     world.store.write_plan(&job, &more, at(3)).await.unwrap();
     assert_eq!(world.current().await.fallback, Fallback::None);
 }
@@ -241,7 +236,7 @@ async fn a_batch_of_samples_never_scored_is_a_cold_start(db: PgPool) {
     let world = World::new(db, policy(), 2).await;
     world.store.open_round(world.pool.id, at(0)).await.unwrap();
     let job = world.claim_job(JobKind::Score, at(0)).await.unwrap();
-    world.store.finish_scoring(&job, at(0)).await.unwrap();
+    world.store.finish_scoring(&job, &FunnelRun::default(), at(0)).await.unwrap();
     assert_eq!(world.plan(at(1)).await, 2);
     assert_eq!(world.claim("ann", 1, "r1", at(2)).await.unwrap().batch.fallback, Fallback::ColdStart);
 }
@@ -286,9 +281,9 @@ async fn a_sample_that_cannot_be_scored_is_left_out_and_does_not_stall_the_pool(
     let broken = NewScore { sample: shard[1].id, outcome: Err("the image is gone".into()) };
     let scores = [score(&shard[0], 1.0), broken];
     let progress = job::Progress::default();
-    world.store.insert_scores(&job, version, &scores, &progress, at(1)).await.unwrap();
-    world.store.insert_scores(&job, version, &scores, &progress, at(1)).await.unwrap();
-    world.store.finish_scoring(&job, at(1)).await.unwrap();
+    world.store.insert_scores(&job, version, &scores, &blob(), &progress, at(1)).await.unwrap();
+    world.store.insert_scores(&job, version, &scores, &blob(), &progress, at(1)).await.unwrap();
+    world.store.finish_scoring(&job, &FunnelRun::default(), at(1)).await.unwrap();
     assert_eq!(world.current().await.score_done, 2, "counted once");
     assert_eq!(world.plan(at(2)).await, 1);
     world.answer("ann", "s000", at(3)).await;

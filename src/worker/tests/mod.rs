@@ -4,6 +4,7 @@ mod endings;
 mod intake;
 mod meter;
 mod rounds;
+mod selection;
 
 use super::*;
 use crate::{
@@ -44,6 +45,8 @@ async fn stage(db: PgPool) -> Stage {
         limits: settings.limits,
         images: settings.images,
         clock: clock.clone(),
+        scratch: state.path().join("scratch"),
+        planning: crate::service::planning_permits(),
     };
     Stage { service, clock, _state: state }
 }
@@ -89,6 +92,7 @@ fn sample(i: u8, split: Split) -> IncomingSample {
         images: vec![png(brightness).into()],
         media_types: Vec::new(),
         question: QUESTION.to_owned(),
+        paraphrases: vec!["is it bright or dark?".to_owned()],
         choices: Vec::new(),
         group: "light".to_owned(),
         metadata: Default::default(),

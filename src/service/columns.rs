@@ -1,0 +1,425 @@
+//! A version's scores as columns: what planning, explaining and looking deeper have in common.
+//!
+//! Invariants: a million samples take some 150 MB here: numbers and ids only, groups and images as numbers; and equal
+//! rows give equal columns, whenever they are read. Entropies and model terms are those at the round's temperature.
+//! Deliberately absent: embeddings, which lie in a file.
+
+use super::Service;
+use crate::{
+    acquisition::{SelectError, impute, nested, temperature, value},
+    domain::{Error, Result, SampleId, Uncertainty, Weights, label::normalise, uncertainty},
+    store::{Scope, ScoreRow, Unscored, from_halves},
+};
+use half::f16;
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
+use std::hash::Hash;
+
+/// Columns of one row per scored sample, in the order of their embeddings.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Columns {
+    pub ids: Vec<SampleId>,
+    /// Shard and row of each embedding.
+    pub places: Vec<(i64, i32)>,
+    pub candidate: Vec<bool>,
+    pub centre: Vec<bool>,
+    pub images: Vec<u32>,
+    pub families: Vec<u32>,
+    /// Names of the families by their numbers.
+    pub names: Vec<String>,
+    pub entropy: Vec<f32>,
+    pub margin: Vec<f32>,
+    pub model: Vec<f32>,
+    /// What any term can be at most, nats.
+    pub ceiling: Vec<f32>,
+    /// Measured terms.
+    pub visual: Vec<Option<f32>>,
+    pub language: Vec<Option<f32>>,
+    pub reasoning: Vec<Option<f32>>,
+    pub viewed: Vec<bool>,
+    pub reasoned: Vec<bool>,
+    /// Values that a client brought.
+    pub imported: Vec<Option<f32>>,
+    /// Answer distributions, where a strategy looks into them.
+    pub answers: Option<AnswerColumns>,
+}
+
+/// Answer distributions of all rows. A row in an open space has no classes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct AnswerColumns {
+    /// Members of the first row that has a distribution; a row of other members counts as one without.
+    pub members: usize,
+    /// Where the classes of each row end, in `classes`.
+    pub ends: Vec<usize>,
+    /// Answers by number, the same answer of two samples being one.
+    pub classes: Vec<u32>,
+    /// `[members, classes]` of each row, one row after the other; float16, as they are kept.
+    pub probabilities: Vec<f16>,
+}
+
+impl AnswerColumns {
+    fn push(&mut self, members: usize, distribution: &[f32], classes: &[u32]) {
+        if self.members == 0 {
+            self.members = members;
+        }
+        if members == self.members && distribution.len() == members * classes.len() {
+            self.classes.extend(classes);
+            self.probabilities.extend(distribution.iter().map(|&p| f16::from_f32(p)));
+        }
+        self.ends.push(self.classes.len());
+    }
+
+    /// Classes of a row.
+    pub fn span(&self, row: usize) -> std::ops::Range<usize> {
+        row.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[row]
+    }
+}
+
+/// Every term of every sample, measured or estimated, and what they come to. Nats.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Information {
+    pub visual: Vec<f32>,
+    pub language: Vec<f32>,
+    pub reasoning: Vec<f32>,
+    /// What a label is expected to be worth.
+    pub value: Vec<f32>,
+}
+
+/// Gives every different thing a number, in the order in which they first come.
+struct Interner<T>(HashMap<T, u32>);
+
+impl<T: Eq + Hash> Interner<T> {
+    /// The thing's number, and whether it is new.
+    fn number(&mut self, thing: T) -> (u32, bool) {
+        let next = self.0.len() as u32;
+        match self.0.entry(thing) {
+            Entry::Occupied(there) => (*there.get(), false),
+            Entry::Vacant(free) => (*free.insert(next), true),
+        }
+    }
+}
+
+/// Numbers for the images, families and answers of samples.
+pub(super) struct Groups {
+    images: Interner<uuid::Uuid>,
+    families: Interner<String>,
+    answers: Interner<String>,
+    pub names: Vec<String>,
+}
+
+impl Groups {
+    pub fn new() -> Self {
+        Self {
+            images: Interner(HashMap::new()),
+            families: Interner(HashMap::new()),
+            answers: Interner(HashMap::new()),
+            names: Vec::new(),
+        }
+    }
+
+    /// Numbers of an image and a family.
+    pub fn numbers(&mut self, image: uuid::Uuid, family: String) -> (u32, u32) {
+        let (family_number, new) = match self.families.0.get(&family) {
+            Some(number) => (*number, false),
+            None => self.families.number(family.clone()),
+        };
+        if new {
+            self.names.push(family);
+        }
+        (self.images.number(image).0, family_number)
+    }
+}
+
+impl Service {
+    /// Reads the scores of a scope; direct answers are looked at anew at `temperature`. Distributions are kept where the
+    /// pool's answers are given.
+    pub(super) async fn read_columns(
+        &self,
+        scope: &Scope,
+        temperature: f64,
+        answers: Option<&[String]>,
+    ) -> Result<Columns> {
+        let (mut columns, mut groups) = (Columns::default(), Groups::new());
+        columns.answers = answers.map(|_| AnswerColumns::default());
+        let mut failed = None;
+        // A temperature of 1 changes nothing: the figures that are kept will do.
+        let temper = temperature != 1.0;
+        let take = |row| {
+            if let Err(error) = columns.push(
+                row,
+                &mut groups,
+                temper.then_some(temperature as f32),
+                answers.unwrap_or_default(),
+            ) {
+                failed.get_or_insert(error);
+            }
+        };
+        self.store.read_scores(scope, temper || answers.is_some(), take).await?;
+        columns.names = groups.names;
+        failed.map_or(Ok(columns), |error| Err(Error::internal(error)))
+    }
+}
+
+impl Columns {
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Rows that a plan may choose from.
+    pub fn candidates(&self) -> Vec<usize> {
+        (0..self.len()).filter(|&row| self.candidate[row]).collect()
+    }
+
+    /// Columns of samples that no version has looked at: a cold start chooses by nothing but their groups.
+    pub fn cold(samples: Vec<Unscored>) -> Self {
+        let (mut columns, mut groups) = (Self::default(), Groups::new());
+        for one in samples {
+            let (image, family) = groups.numbers(one.image, one.family);
+            columns.ids.push(one.sample);
+            columns.images.push(image);
+            columns.families.push(family);
+            columns.candidate.push(true);
+            columns.centre.push(false);
+        }
+        columns.names = groups.names;
+        columns
+    }
+
+    fn push(
+        &mut self,
+        row: ScoreRow,
+        groups: &mut Groups,
+        temperature: Option<f32>,
+        answers: &[String],
+    ) -> Result<(), SelectError> {
+        let (image, family) = groups.numbers(row.image, row.family);
+        let (mut entropy, mut margin, mut model) = (row.entropy, row.margin, row.model.unwrap_or(0.0));
+        let classes = usize::try_from(row.classes).unwrap_or(0);
+        let mut members = row.probabilities.as_deref().map(from_halves).unwrap_or_default();
+        if let Some(temperature) = temperature.filter(|_| !members.is_empty()) {
+            members = tempered(&members, classes, temperature);
+            if row.members > 1 {
+                model = nested::model_term(&members, classes, nested::Estimate::PlugIn)?;
+            }
+            // A client's own figures are as the client means them.
+            if !row.imported {
+                let mean = mean(&members, classes);
+                (entropy, margin) = (uncertainty::entropy(&mean), uncertainty::margin(&mean));
+            }
+        }
+        if let Some(columns) = &mut self.answers {
+            let space = if row.choices.is_empty() { answers } else { &row.choices };
+            let numbers: Vec<u32> =
+                space.iter().map(|answer| groups.answers.number(normalise(answer)).0).collect();
+            columns.push(usize::try_from(row.members).unwrap_or(0), &members, &numbers);
+        }
+        self.ids.push(row.sample);
+        self.places.push((row.shard, row.place));
+        self.candidate.push(row.candidate);
+        self.centre.push(row.centre);
+        self.images.push(image);
+        self.families.push(family);
+        self.entropy.push(entropy);
+        self.margin.push(margin);
+        self.model.push(model);
+        // In an open space nobody knows the number of answers; no part of a doubt is more than the whole of it.
+        self.ceiling.push(if classes > 1 { (classes as f32).ln() } else { entropy });
+        self.visual.push(row.visual);
+        self.language.push(row.language);
+        self.reasoning.push(row.reasoning);
+        self.viewed.push(row.viewed);
+        self.reasoned.push(row.reasoned);
+        self.imported.push(row.value);
+        Ok(())
+    }
+
+    /// Every term, the missing ones estimated, and the value they come to at these weights and learnabilities.
+    ///
+    /// Where nothing but entropy is known of any sample, it stands for the information: an upper bound of it.
+    pub fn information(
+        &self,
+        weights: &Weights,
+        learnability: &BTreeMap<String, f64>,
+    ) -> Result<Information, SelectError> {
+        let features = impute::Features {
+            entropy: &self.entropy,
+            margin: &self.margin,
+            model: &self.model,
+            ceiling: &self.ceiling,
+        };
+        let visual = impute::impute(&features, &self.visual)?.values;
+        let language = impute::impute(&features, &self.language)?.values;
+        let reasoning = impute::impute(&features, &self.reasoning)?.values;
+        let of_family: Vec<f32> =
+            self.names.iter().map(|name| learnability.get(name).map_or(1.0, |&rho| rho as f32)).collect();
+        let rho: Vec<f32> = self.families.iter().map(|&family| of_family[family as usize]).collect();
+        let columns = value::Columns {
+            visual: &visual,
+            language: &language,
+            reasoning: &reasoning,
+            model: &self.model,
+            zoom_gain: None,
+            rho: &rho,
+            cost_secs: None,
+        };
+        let mut value = value::values(&columns, as_weights(weights))?;
+        let terms = [&visual, &language, &reasoning, &self.model];
+        if terms.iter().all(|term| term.iter().all(|&nats| nats == 0.0)) {
+            value = self.entropy.iter().zip(&rho).map(|(entropy, rho)| entropy * rho).collect();
+        }
+        for (value, imported) in value.iter_mut().zip(&self.imported) {
+            *value = imported.unwrap_or(*value);
+        }
+        Ok(Information { visual, language, reasoning, value })
+    }
+
+    /// How unsure the model is of a row, term by term.
+    pub fn uncertainty(&self, information: &Information, row: usize) -> Uncertainty {
+        let measured = [self.visual[row], self.language[row], self.reasoning[row]];
+        Uncertainty {
+            total: self.entropy[row],
+            margin: self.margin[row],
+            visual: Some(information.visual[row]),
+            language: Some(information.language[row]),
+            reasoning: Some(information.reasoning[row]),
+            model: Some(self.model[row]),
+            information: Some(information.value[row]),
+            imputed: measured.iter().any(Option::is_none),
+        }
+    }
+}
+
+/// The weights as the acquisition knows them.
+fn as_weights(weights: &Weights) -> value::Weights {
+    value::Weights {
+        visual: weights.visual as f32,
+        language: weights.language as f32,
+        reasoning: weights.reasoning as f32,
+        model: weights.model as f32,
+    }
+}
+
+/// Distributions `[rows, classes]` at a temperature.
+pub(super) fn tempered(rows: &[f32], classes: usize, temperature: f32) -> Vec<f32> {
+    rows.chunks_exact(classes.max(1)).flat_map(|row| temperature::apply(row, temperature)).collect()
+}
+
+/// The mean of distributions `[rows, classes]`, `[classes]`.
+pub(super) fn mean(rows: &[f32], classes: usize) -> Vec<f32> {
+    let (mut sum, count) = (vec![0.0f64; classes], rows.len() / classes.max(1));
+    for row in rows.chunks_exact(classes.max(1)) {
+        sum.iter_mut().zip(row).for_each(|(sum, &p)| *sum += f64::from(p));
+    }
+    sum.iter().map(|sum| (sum / count.max(1) as f64) as f32).collect()
+}
+
+/// Six decimals: what is kept as JSON and read back must be the same number.
+pub(super) fn short(number: f64) -> f64 {
+    (number * 1e6).round() / 1e6
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    /// A row of a closed space of two answers.
+    pub fn row(i: usize, family: &str, probability: f32) -> ScoreRow {
+        let p = [probability, 1.0 - probability];
+        ScoreRow {
+            sample: SampleId(Uuid::from_u128(i as u128)),
+            image: Uuid::from_u128(i as u128 / 2),
+            family: family.to_owned(),
+            shard: 0,
+            place: i as i32,
+            candidate: true,
+            centre: false,
+            entropy: uncertainty::entropy(&p),
+            margin: uncertainty::margin(&p),
+            model: Some(0.0),
+            visual: None,
+            language: None,
+            reasoning: None,
+            viewed: false,
+            reasoned: false,
+            value: None,
+            imported: false,
+            members: 1,
+            classes: 2,
+            probabilities: Some(crate::store::halves(&p)),
+            choices: Vec::new(),
+        }
+    }
+
+    pub fn columns(rows: Vec<ScoreRow>) -> Columns {
+        let (mut columns, mut groups) = (Columns::default(), Groups::new());
+        for row in rows {
+            columns.push(row, &mut groups, None, &[]).expect("a sound row");
+        }
+        columns.names = groups.names;
+        columns
+    }
+
+    #[test]
+    fn groups_and_images_become_numbers() {
+        let columns = columns(vec![row(0, "a", 0.5), row(1, "b", 0.5), row(2, "a", 0.5)]);
+        assert_eq!((columns.images, columns.families), (vec![0, 0, 1], vec![0, 1, 0]));
+        assert_eq!(columns.names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_value_is_the_learnable_sum_of_terms_and_a_client_s_own_goes_before_it() {
+        let measured =
+            ScoreRow { visual: Some(0.25), language: Some(0.125), model: Some(0.5), ..row(0, "a", 0.5) };
+        let brought = ScoreRow { value: Some(3.0), ..row(1, "b", 0.5) };
+        let columns = columns(vec![measured, brought]);
+        let rho = [("a".to_owned(), 0.5)].into();
+        let found = columns.information(&Weights { model: 2.0, ..Weights::default() }, &rho).expect("values");
+        assert_eq!(found.value, [0.5 * (0.25 + 0.125 + 2.0 * 0.5), 3.0]);
+        assert!(columns.uncertainty(&found, 1).imputed);
+    }
+
+    #[test]
+    fn entropy_stands_for_the_information_where_nothing_else_is_known() {
+        let columns = columns(vec![row(0, "a", 0.5), row(1, "a", 1.0)]);
+        let found = columns.information(&Weights::default(), &BTreeMap::new()).expect("values");
+        assert_eq!(found.value, columns.entropy);
+    }
+
+    #[test]
+    fn a_temperature_changes_the_model_s_figures_and_not_the_client_s() {
+        let (mut columns, mut groups) = (Columns::default(), Groups::new());
+        columns.push(row(0, "a", 0.75), &mut groups, Some(2.0), &[]).expect("a sound row");
+        let own = ScoreRow { imported: true, entropy: 0.125, ..row(1, "a", 0.75) };
+        columns.push(own, &mut groups, Some(2.0), &[]).expect("a sound row");
+        // sqrt(0.75) : sqrt(0.25) = 0.634 : 0.366
+        assert!((columns.entropy[0] - 0.6568).abs() < 1e-3, "{}", columns.entropy[0]);
+        assert_eq!(columns.entropy[1], 0.125);
+    }
+
+    #[test]
+    fn equal_answers_of_two_spaces_are_one_class_and_an_open_space_has_none() {
+        let mut columns = Columns { answers: Some(AnswerColumns::default()), ..Columns::default() };
+        let (mut groups, pool) = (Groups::new(), ["yes".to_owned(), "no".to_owned()]);
+        let own = ScoreRow { choices: vec!["Maybe".to_owned(), "No.".to_owned()], ..row(1, "a", 0.25) };
+        let open = ScoreRow { probabilities: None, members: 0, classes: 0, ..row(2, "a", 0.5) };
+        for row in [row(0, "a", 0.75), own, open] {
+            columns.push(row, &mut groups, None, &pool).expect("a sound row");
+        }
+        let answers = columns.answers.expect("distributions");
+        assert_eq!((answers.members, answers.classes.as_slice()), (1, [0, 1, 2, 1].as_slice()));
+        assert_eq!((answers.span(0), answers.span(1), answers.span(2)), (0..2, 2..4, 4..4));
+        assert_eq!(
+            answers.probabilities.iter().map(|p| p.to_f32()).collect::<Vec<_>>(),
+            [0.75, 0.25, 0.25, 0.75]
+        );
+    }
+
+    #[test]
+    fn six_decimals_survive_their_being_written_down() {
+        for number in [0.123456789, 1.0 / 3.0, 17.000001, 1e-7] {
+            let short = short(number);
+            let there = serde_json::to_string(&short).expect("JSON");
+            assert_eq!(serde_json::from_str::<f64>(&there).expect("a number").to_bits(), short.to_bits());
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The closer looks of a scoring: phase `views` at some samples in several views and wordings, phase `chains` at a few by
+//! several chains of reasoning.
+//!
+//! Invariants: which samples are looked at is decided by the scores of the tier before, the policy and the round's
+//! seed, so that a scoring taken up again chooses the same ones; a sample that could not be looked at is not tried
+//! twice; an engine that cannot look so deep costs the terms, never the plan, and the round says so.
+
+use super::{
+    Service,
+    attempt::Interrupted,
+    check,
+    columns::{Columns, mean, short, tempered},
+    preservation::Kept,
+    score_round::Scoring,
+    score_round::answer_space,
+};
+use crate::{
+    acquisition::{nested, temperature},
+    domain::{Arm, Error, Funnel, FunnelRun, Result, SampleId, Weights, job::Progress, label::normalise},
+    engine::{Deep, DeepItem, Depth, EngineError},
+    store::{Depths, Learnt, Scope, Tier},
+};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+/// Labelled control samples that a temperature is fitted on at most.
+const CALIBRATE_ON: usize = 5_000;
+
+/// What a shard of deeper looks came to, or why this engine cannot look so.
+pub(super) type Looked = Result<Vec<Option<Depth>>, String>;
+
+impl Service {
+    /// Looks closer where the policy says it pays; the answer is the account of the whole scoring.
+    pub(super) async fn look_deeper(&self, scoring: &Scoring<'_>) -> Result<FunnelRun, Interrupted> {
+        let Scoring { pool, round, version, .. } = scoring;
+        let (temperature, calibrated_on) = self.temperature(scoring).await?;
+        let mut run = FunnelRun { temperature, calibrated_on, ..FunnelRun::default() };
+        let scope = Scope {
+            pool: pool.id,
+            version: version.id,
+            round: Some(round.id),
+            watermark: i64::MAX,
+            now: self.now(),
+        };
+        let funnel = &pool.policy.funnel;
+        let columns = self.read_columns(&scope, temperature, None).await?;
+        let targets = view_targets(&columns, funnel, round.seed as u64);
+        let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.viewed[row]).collect();
+        // What an earlier scoring of the round found still holds: it is the same version.
+        let before = self.store.provenance(round.id).await?.funnel.filter(|before| before.tried > 0);
+        let kept = match before {
+            Some(before) => Ok(Kept { dropped: before.dropped, tried: before.tried }),
+            None if left.is_empty() => Ok(Kept::default()),
+            None => self.preserving(scoring, temperature).await?,
+        };
+        match kept {
+            Ok(kept) => {
+                (run.dropped, run.tried) = (kept.dropped.clone(), kept.tried);
+                run.skipped = self.views(scoring, &columns, &left, &kept, temperature).await?;
+            }
+            Err(reason) => run.skipped = reason,
+        }
+        // Read again: the next phase chooses by what this one found.
+        let columns = self.read_columns(&scope, temperature, None).await?;
+        let targets = chain_targets(&columns, funnel, pool.policy.plan_size()).map_err(Error::internal)?;
+        let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.reasoned[row]).collect();
+        let reason = self.chains(scoring, &columns, &left).await?;
+        if !reason.is_empty() {
+            run.skipped = reason;
+        }
+        let columns = self.read_columns(&scope, temperature, None).await?;
+        run.scored = columns.len() as u64;
+        run.views = columns.viewed.iter().filter(|&&viewed| viewed).count() as u64;
+        run.chains = columns.reasoned.iter().filter(|&&reasoned| reasoned).count() as u64;
+        if !run.skipped.is_empty() {
+            tracing::info!(
+                reason = run.skipped,
+                "the funnel ends early: its terms are estimated or left out"
+            );
+        }
+        Ok(run)
+    }
+
+    /// The temperature of direct answers, fitted on the labelled control samples, and how many these were.
+    async fn temperature(&self, scoring: &Scoring<'_>) -> Result<(f64, u64), Interrupted> {
+        let Scoring { pool, version, .. } = scoring;
+        let arm = Some(Arm::RandomControl);
+        let learnt = self.store.learnt(pool.id, version.id, arm, self.now(), CALIBRATE_ON).await?;
+        let known: Vec<(Vec<f32>, usize)> = learnt
+            .iter()
+            .filter_map(|one| {
+                let right = right_class(&pool.answers, one)?;
+                let mean = mean(&one.probabilities, one.probabilities.len() / one.members);
+                Some((mean.iter().map(|p| p.ln()).collect(), right))
+            })
+            .collect();
+        let examples: Vec<_> =
+            known.iter().map(|(logits, right)| temperature::Example { logits, right: *right }).collect();
+        let fitted = temperature::fit(&examples).map_err(Error::internal)?;
+        Ok((short(f64::from(fitted.value)), examples.len() as u64))
+    }
+
+    /// Phase `views`; the answer is why it ended early, empty where it did not.
+    async fn views(
+        &self,
+        scoring: &Scoring<'_>,
+        columns: &Columns,
+        rows: &[usize],
+        kept: &Kept,
+        temperature: f64,
+    ) -> Result<String, Interrupted> {
+        let how = Deep {
+            views: scoring.pool.policy.funnel.views as usize,
+            chains: 0,
+            temperature: scoring.pool.policy.funnel.temperature,
+            seed: scoring.round.seed as u64,
+        };
+        let find = |depth: &Depth| {
+            let p = tempered(&kept.of(depth), depth.classes, temperature as f32);
+            let views = kept.views(depth.views);
+            let design = nested::Design { views, paraphrases: depth.paraphrases, chains: 1 };
+            nested::terms(&p, depth.classes, design, None, nested::Estimate::Jackknife).ok()
+        };
+        let depths = |sample, depth: &Depth| {
+            let terms = find(depth)?;
+            Some(Depths { sample, visual: terms.visual, language: terms.language, reasoning: 0.0 })
+        };
+        self.phase(scoring, "views", Tier::Views, columns, rows, how, Some(kept), depths).await
+    }
+
+    /// Phase `chains`: of the image and the question as they are.
+    async fn chains(
+        &self,
+        scoring: &Scoring<'_>,
+        columns: &Columns,
+        rows: &[usize],
+    ) -> Result<String, Interrupted> {
+        let funnel = &scoring.pool.policy.funnel;
+        let how = Deep {
+            views: 1,
+            chains: funnel.chains as usize,
+            temperature: funnel.temperature,
+            seed: scoring.round.seed as u64,
+        };
+        let depths = |sample, depth: &Depth| {
+            let design =
+                nested::Design { views: depth.views, paraphrases: depth.paraphrases, chains: depth.chains };
+            let readable = Some(depth.parsed.as_slice());
+            let p = &depth.probabilities;
+            let terms =
+                nested::terms(p, depth.classes, design, readable, nested::Estimate::Jackknife).ok()?;
+            Some(Depths { sample, visual: 0.0, language: 0.0, reasoning: terms.reasoning? })
+        };
+        self.phase(scoring, "chains", Tier::Chains, columns, rows, how, None, depths).await
+    }
+
+    /// Looks at `rows`, shard by shard.
+    #[allow(clippy::too_many_arguments)]
+    async fn phase(
+        &self,
+        scoring: &Scoring<'_>,
+        name: &str,
+        tier: Tier,
+        columns: &Columns,
+        rows: &[usize],
+        how: Deep,
+        wordings: Option<&Kept>,
+        depths: impl Fn(SampleId, &Depth) -> Option<Depths>,
+    ) -> Result<String, Interrupted> {
+        let Scoring { attempt, version, .. } = scoring;
+        let mut progress = Progress { phase: name.to_owned(), done: 0, total: rows.len() as u64, loss: 0.0 };
+        for shard in rows.chunks(attempt.shard_size) {
+            attempt.check()?;
+            let ids: Vec<SampleId> = shard.iter().map(|&row| columns.ids[row]).collect();
+            let found = match self.depths_of(scoring, &ids, how, wordings).await? {
+                Ok(found) => found,
+                Err(reason) => return Ok(format!("{name}: {reason}")),
+            };
+            let found = ids.iter().zip(&found).filter_map(|(&id, depth)| depths(id, depth.as_ref()?));
+            let found: Vec<Depths> = found.collect();
+            progress.done += ids.len() as u64;
+            let (job, now) = (&attempt.job, self.now());
+            self.store.insert_depths(job, version.id, tier, &found, &ids, &progress, now).await?;
+            attempt.crash_point(name);
+        }
+        Ok(String::new())
+    }
+
+    /// Looks at samples by their ids, in order; none where one cannot be looked at.
+    pub(super) async fn depths_of(
+        &self,
+        scoring: &Scoring<'_>,
+        ids: &[SampleId],
+        how: Deep,
+        wordings: Option<&Kept>,
+    ) -> Result<Looked, Interrupted> {
+        let samples = self.store.samples_by_id(ids).await?;
+        let read = self.score_items(&scoring.pool, &samples).await?;
+        let mut items = Vec::with_capacity(samples.len());
+        let mut places = Vec::with_capacity(samples.len());
+        for (place, (sample, item)) in samples.iter().zip(read).enumerate() {
+            let Ok(item) = item else { continue };
+            let paraphrases = wordings.map(|kept| kept.wordings(&sample.content.paraphrases));
+            items.push(DeepItem { item, paraphrases: paraphrases.unwrap_or_default() });
+            places.push(place);
+        }
+        let mut found = vec![None; samples.len()];
+        if items.is_empty() {
+            return Ok(Ok(found));
+        }
+        let command = |model| {
+            let asked = self.engine.look_deeper(model, items.clone(), how);
+            async move {
+                match asked.await {
+                    // What it is asked is sound: it cannot look so.
+                    Err(EngineError::Invalid(reason)) => Ok(Err(reason)),
+                    other => other.map(Ok),
+                }
+            }
+        };
+        let asked = scoring.attempt.patiently(|| self.with_version(&scoring.version, command)).await?;
+        let reply = match asked {
+            Ok(reply) => reply,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        metrics::counter!("active_vlm_scored_tokens_total").increment(reply.cost.tokens);
+        metrics::counter!("active_vlm_scored_padded_tokens_total").increment(reply.cost.padded_tokens);
+        for (place, depth) in places.into_iter().zip(reply.items) {
+            found[place] = depth.ok();
+        }
+        Ok(Ok(found))
+    }
+}
+
+/// The place of the right answer among a sample's choices; none in an open space.
+pub(super) fn right_class(answers: &[String], one: &Learnt) -> Option<usize> {
+    let space = if one.choices.is_empty() { answers } else { &one.choices };
+    let place = space.iter().position(|choice| normalise(choice) == one.answer);
+    let classes = one.probabilities.len().checked_div(one.members).unwrap_or(0);
+    place.filter(|_| classes == space.len())
+}
+
+/// The place of a sample's reference answer among its choices; none in an open space.
+pub(super) fn reference_class(pool: &crate::domain::Pool, sample: &crate::domain::Sample) -> Option<usize> {
+    let space = answer_space(pool, sample);
+    let answer = check::among(space, sample.content.reference_answer.as_deref()?)?;
+    space.iter().position(|choice| choice == answer)
+}
+
+/// Candidates to look at in several views: the best share by entropy and model term, and a uniform share of the others.
+fn view_targets(columns: &Columns, funnel: &Funnel, seed: u64) -> Vec<usize> {
+    let mut rows = columns.candidates();
+    let share = |share: f64| (rows.len() as f64 * share).ceil() as usize;
+    let (best, random) = (share(funnel.view_share), share(funnel.random_share));
+    let value = |row: usize| columns.entropy[row] + columns.model[row];
+    // The first row goes first among equals, so that the order is one.
+    rows.sort_by(|&a, &b| value(b).total_cmp(&value(a)).then(a.cmp(&b)));
+    let rest = rows.split_off(best.min(rows.len()));
+    let mut key = [0u8; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut rng = ChaCha8Rng::from_seed(key);
+    // Away from the streams that the plan of the same seed draws from.
+    rng.set_stream(u64::MAX);
+    let mut lots: Vec<(u64, usize)> = rest.into_iter().map(|row| (rng.next_u64(), row)).collect();
+    lots.sort_unstable();
+    rows.extend(lots.into_iter().take(random).map(|(_, row)| row));
+    rows.sort_unstable();
+    rows
+}
+
+/// Candidates to reason about: the most valuable ones by all that is known but the reasoning itself, which a scoring
+/// that was interrupted would otherwise choose by in part.
+fn chain_targets(
+    columns: &Columns,
+    funnel: &Funnel,
+    plan_size: usize,
+) -> Result<Vec<usize>, crate::acquisition::SelectError> {
+    let wanted = (funnel.chain_factor as usize).saturating_mul(plan_size);
+    let mut rows = columns.candidates();
+    if wanted == 0 || rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let blind = Columns { reasoning: vec![None; columns.len()], ..columns.clone() };
+    let value = blind.information(&Weights::default(), &Default::default())?.value;
+    rows.sort_by(|&a, &b| value[b].total_cmp(&value[a]).then(a.cmp(&b)));
+    rows.truncate(wanted);
+    rows.sort_unstable();
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::columns::tests::{columns, row},
+        *,
+    };
+    use crate::store::ScoreRow;
+
+    #[test]
+    fn views_go_to_the_least_sure_and_to_a_few_drawn_by_the_seed() {
+        let scored = columns((0..100).map(|i| row(i, "a", 0.5 + i as f32 / 250.0)).collect());
+        let funnel = Funnel { view_share: 0.15, random_share: 0.05, ..Funnel::default() };
+        let targets = view_targets(&scored, &funnel, 7);
+        assert_eq!(targets.len(), 20);
+        assert_eq!(targets[..15], (0..15).collect::<Vec<_>>());
+        assert_eq!(view_targets(&scored, &funnel, 7), targets);
+        assert_ne!(view_targets(&scored, &funnel, 8), targets);
+        let all = Funnel { view_share: 1.0, ..funnel };
+        assert_eq!(view_targets(&scored, &all, 7).len(), 100);
+    }
+
+    #[test]
+    fn chains_go_to_the_best_by_what_was_known_before_them() {
+        let plain = (0..20).map(|i| row(i, "a", 0.5 + i as f32 / 50.0));
+        let some = plain.clone().map(|r| ScoreRow { reasoning: (r.place > 15).then_some(0.5), ..r });
+        let funnel = Funnel { chain_factor: 2, ..Funnel::default() };
+        let targets = chain_targets(&columns(plain.collect()), &funnel, 4).expect("values");
+        assert_eq!(targets, (0..8).collect::<Vec<_>>());
+        assert_eq!(chain_targets(&columns(some.collect()), &funnel, 4).expect("values"), targets);
+        let off = Funnel { chain_factor: 0, ..funnel };
+        assert!(chain_targets(&columns(vec![row(0, "a", 0.5)]), &off, 4).expect("none").is_empty());
+    }
+}

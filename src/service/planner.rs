@@ -1,0 +1,341 @@
+//! What a plan is made of, gathered; and the making of it, which is a pure function of what was gathered.
+//!
+//! The job that plans, the preview, the explanation and the replay go the same way: invariant: equal columns, embeddings
+//! and run give an equal choice. Deliberately absent: writing anything down.
+
+use super::{
+    Service,
+    columns::{AnswerColumns, Columns, Information},
+    embedding_file::Layout,
+    lesson::lesson,
+    snapshot::Snapshot,
+};
+use crate::{
+    acquisition::{self, Answers, Embeddings, PlanConfig, Scores, SelectError},
+    domain::{Arm, Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Strategy, Time, Version},
+    store::{EmbeddingShard, PlanEntry, Scope},
+};
+
+/// Labelled samples that weights are fitted on at most.
+const TAUGHT_MAX: usize = 5_000;
+
+/// For whom a plan is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Viewpoint<'a> {
+    pub pool: &'a Pool,
+    pub version: &'a Version,
+    /// The round it is for; none where the next one is only imagined.
+    pub round: Option<&'a Round>,
+    pub strategy: Strategy,
+    pub labels_per_round: u32,
+    pub spare_share: f64,
+    pub seed: u64,
+}
+
+/// Everything that a choice is made from, but the embeddings.
+#[derive(Debug, Clone)]
+pub(super) struct Scene {
+    pub columns: Columns,
+    /// None on a cold start.
+    pub information: Option<Information>,
+    pub shards: Vec<EmbeddingShard>,
+    pub run: PlanRun,
+}
+
+/// A choice.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Choice {
+    /// In rank order.
+    pub items: Vec<PlanEntry>,
+    /// What it was made of, completed by what came of it.
+    pub run: PlanRun,
+}
+
+impl Service {
+    /// Gathers what a plan would be made of just now.
+    pub(super) async fn scene(&self, view: &Viewpoint<'_>) -> Result<Scene> {
+        let Viewpoint { pool, version, round, .. } = *view;
+        let now = self.now();
+        let watermark = self.store.newest_shard(version.id).await?;
+        let funnel = match round {
+            Some(round) => self.store.provenance(round.id).await?.funnel.unwrap_or_default(),
+            None => Default::default(),
+        };
+        let scope = Scope { pool: pool.id, version: version.id, round: round.map(|r| r.id), watermark, now };
+        let mut run = PlanRun {
+            at: now,
+            version: version.number,
+            watermark,
+            seed: view.seed,
+            strategy: view.strategy,
+            labels_per_round: view.labels_per_round,
+            spare_share: view.spare_share,
+            control_share: pool.policy.control_share,
+            max_per_image: pool.policy.max_per_image,
+            max_per_family: pool.policy.max_per_family,
+            temperature: funnel.temperature,
+            ..PlanRun::default()
+        };
+        let columns = self.read_columns(&scope, funnel.temperature, answers_of(pool, view.strategy)).await?;
+        if !columns.candidate.contains(&true) {
+            let columns = Columns::cold(self.store.unscored_candidates(&scope).await?);
+            run.candidates = columns.len() as u64;
+            return Ok(Scene { columns, information: None, shards: Vec::new(), run });
+        }
+        let taught = self.store.taught(pool.id, version.id, now, TAUGHT_MAX).await?;
+        let lesson = lesson(&pool.answers, &taught).map_err(Error::internal)?;
+        lesson.enter(&columns, &mut run);
+        run.candidates = columns.candidate.iter().filter(|&&is| is).count() as u64;
+        run.labelled = columns.centre.iter().filter(|&&is| is).count() as u64;
+        let shards = self.store.embedding_shards(version.id, watermark).await?;
+        let information = columns.information(&run.weights, &run.learnability).map_err(Error::internal)?;
+        Ok(Scene { columns, information: Some(information), shards, run })
+    }
+
+    /// What an earlier plan was made of, as it was then.
+    pub(super) async fn scene_of(&self, pool: &Pool, round: &Round, run: &PlanRun) -> Result<Scene> {
+        let run = run.clone();
+        let (candidate, centre) = match self.snapshot(&run.snapshot).await? {
+            Snapshot::Cold(ids) => {
+                let columns = Columns::cold(self.store.unscored_by_id(&ids).await?);
+                return Ok(Scene { columns, information: None, shards: Vec::new(), run });
+            }
+            Snapshot::Warm { candidate, centre } => (candidate, centre),
+        };
+        let (version, watermark) = (round.version_id, run.watermark);
+        let scope = Scope { pool: pool.id, version, round: None, watermark, now: Time::UNIX_EPOCH };
+        let mut columns = self.read_columns(&scope, run.temperature, answers_of(pool, run.strategy)).await?;
+        if columns.len() != candidate.len() {
+            return Err(Error::NotReady(format!(
+                "the plan of round {} was made from {} scores, of which {} are left: it cannot be made again",
+                round.number,
+                candidate.len(),
+                columns.len()
+            )));
+        }
+        (columns.candidate, columns.centre) = (candidate, centre);
+        let shards = self.store.embedding_shards(version, watermark).await?;
+        let information = columns.information(&run.weights, &run.learnability).map_err(Error::internal)?;
+        Ok(Scene { columns, information: Some(information), shards, run })
+    }
+
+    /// Makes the choice, off the runtime; the scene comes back with it.
+    pub(super) async fn choose(&self, scene: Scene) -> Result<(Scene, Choice)> {
+        let layout = self.lay_out(&scene.columns, &scene.shards).await?;
+        let task = tokio::task::spawn_blocking(move || {
+            let choice = choose(&scene, &layout)?;
+            Ok::<_, SelectError>((scene, choice))
+        });
+        task.await.map_err(Error::internal)?.map_err(Error::internal)
+    }
+}
+
+/// Chooses among the candidates of a scene.
+pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectError> {
+    let Scene { columns, information, run, .. } = scene;
+    let rows = columns.candidates();
+    let group = |column: &[u32]| -> Vec<u32> { rows.iter().map(|&row| column[row]).collect() };
+    let (images, families) = (group(&columns.images), group(&columns.families));
+    // What a quarantined family would add is worth nothing, by whatever measure.
+    let barred: Vec<bool> =
+        columns.names.iter().map(|name| run.quarantined.iter().any(|q| q.family == *name)).collect();
+    let gather = |column: &[f32]| -> Vec<f32> {
+        let worth = |row: usize| if barred[columns.families[row] as usize] { 0.0 } else { column[row] };
+        rows.iter().map(|&row| worth(row)).collect()
+    };
+    let warm = information.as_ref();
+    let [entropy, margin, model, value] = match warm {
+        Some(known) => {
+            [&columns.entropy, &columns.margin, &columns.model, &known.value].map(|column| gather(column))
+        }
+        None => Default::default(),
+    };
+    let answers = columns.answers.as_ref().and_then(|answers| Distributions::of(answers, &rows));
+    let view = |numbers| match layout.dim {
+        0 => Ok(Embeddings::empty()),
+        dim => Embeddings::half(numbers, dim),
+    };
+    let scores = match warm {
+        Some(_) => Some(Scores {
+            entropy: &entropy,
+            margin: &margin,
+            model: &model,
+            value: &value,
+            answers: answers.as_ref().map(Distributions::view),
+            embeddings: view(layout.candidates.halves())?,
+        }),
+        None => None,
+    };
+    let input = acquisition::PlanInput {
+        candidates: rows.len(),
+        scores,
+        labelled: view(layout.centres.halves())?,
+        images: Some(&images),
+        families: Some(&families),
+    };
+    let mut config = config(run);
+    if looks_at_answers(config.strategy) && warm.is_some() && answers.is_none() {
+        // Some candidate is asked in free text; the plan says what it went by instead.
+        config.strategy = Strategy::Coverage;
+    }
+    let plan = acquisition::plan(&input, &config, run.seed)?;
+    let items = plan.items.iter().map(|item| {
+        let row = rows[item.index];
+        PlanEntry {
+            sample: columns.ids[row],
+            arm: item.arm,
+            propensity: item.propensity as f32,
+            value: item.value,
+            coverage_gain: item.coverage_gain,
+            uncertainty: warm.map(|information| columns.uncertainty(information, row)),
+        }
+    });
+    let items: Vec<PlanEntry> = items.collect();
+    let active = items.iter().filter(|item| item.arm == Arm::Active);
+    let values = active.filter_map(|item| item.uncertainty.and_then(|u| u.information));
+    let cut = values.min_by(f32::total_cmp);
+    let run = PlanRun {
+        used: plan.strategy,
+        fallback: if warm.is_some() { plan.fallback } else { Fallback::ColdStart },
+        cut,
+        planned: items.len() as i64,
+        ..run.clone()
+    };
+    Ok(Choice { items, run })
+}
+
+/// Answer distributions of the candidates, as the strategies take them.
+struct Distributions {
+    members: usize,
+    offsets: Vec<usize>,
+    classes: Vec<u32>,
+    probabilities: Vec<f32>,
+}
+
+impl Distributions {
+    /// None where a candidate has none.
+    fn of(answers: &AnswerColumns, rows: &[usize]) -> Option<Self> {
+        let members = answers.members;
+        let mut own = Self { members, offsets: vec![0], classes: Vec::new(), probabilities: Vec::new() };
+        for &row in rows {
+            let span = answers.span(row);
+            if span.is_empty() {
+                return None;
+            }
+            own.classes.extend(&answers.classes[span.clone()]);
+            let halves = &answers.probabilities[members * span.start..members * span.end];
+            own.probabilities.extend(halves.iter().map(|half| half.to_f32()));
+            own.offsets.push(own.classes.len());
+        }
+        Some(own)
+    }
+
+    fn view(&self) -> Answers<'_> {
+        Answers {
+            members: self.members,
+            offsets: &self.offsets,
+            classes: &self.classes,
+            probabilities: &self.probabilities,
+        }
+    }
+}
+
+/// Whether a strategy looks into answer distributions.
+fn looks_at_answers(strategy: Strategy) -> bool {
+    matches!(strategy, Strategy::Epig | Strategy::LogDet | Strategy::Badge)
+}
+
+/// The pool's answers, where a strategy looks into distributions.
+fn answers_of(pool: &Pool, strategy: Strategy) -> Option<&[String]> {
+    looks_at_answers(strategy).then_some(pool.answers.as_slice())
+}
+
+/// How a run plans.
+fn config(run: &PlanRun) -> PlanConfig {
+    PlanConfig {
+        strategy: run.strategy,
+        labels_per_round: run.labels_per_round as usize,
+        spare_share: run.spare_share,
+        control_share: run.control_share,
+        value_pool_factor: 4,
+        tau: run.tau as f32,
+        balance: run.balance,
+        max_per_image: run.max_per_image.map(|most| most as usize),
+        max_per_family: run.max_per_family.map(|most| most as usize),
+    }
+}
+
+/// What a strategy ranks a row by; none for one that does not rank.
+pub(super) fn ranked_by(scene: &Scene, strategy: Strategy, row: usize) -> Option<f32> {
+    let information = scene.information.as_ref()?;
+    match strategy {
+        // These rank by what only the whole plan knows.
+        Strategy::Random | Strategy::Epig | Strategy::LogDet | Strategy::Badge => None,
+        Strategy::Entropy => Some(scene.columns.entropy[row]),
+        Strategy::Margin => Some(scene.columns.margin[row]),
+        Strategy::Bald => Some(scene.columns.model[row]),
+        _ => Some(information.value[row]),
+    }
+}
+
+/// The row of a sample.
+pub(super) fn row_of(columns: &Columns, sample: SampleId) -> Option<usize> {
+    columns.ids.iter().position(|&id| id == sample)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::columns::tests::{columns, row},
+        *,
+    };
+    use crate::domain::Weights;
+    use std::collections::BTreeMap;
+
+    fn scene(rows: usize, strategy: Strategy) -> Scene {
+        let columns = columns((0..rows).map(|i| row(i, "a", 0.5 + i as f32 / 1000.0)).collect());
+        let information = columns.information(&Weights::default(), &BTreeMap::new()).expect("values");
+        let run = PlanRun {
+            strategy,
+            seed: 5,
+            labels_per_round: 10,
+            spare_share: 0.5,
+            control_share: 0.5,
+            ..PlanRun::default()
+        };
+        Scene { columns, information: Some(information), shards: Vec::new(), run }
+    }
+
+    fn chosen(scene: &Scene) -> Choice {
+        choose(scene, &Layout::default()).expect("a choice")
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_plan_and_another_one_another_draw() {
+        let scene = scene(100, Strategy::Entropy);
+        let choice = chosen(&scene);
+        assert_eq!(choice, chosen(&scene));
+        assert_eq!((choice.items.len(), choice.run.fallback), (15, Fallback::None));
+        let run = PlanRun { seed: 6, ..scene.run.clone() };
+        assert_ne!(chosen(&Scene { run, ..scene }).items, choice.items);
+    }
+
+    #[test]
+    fn a_cold_start_is_named_and_nothing_to_choose_from_is_an_empty_plan() {
+        let warm = scene(20, Strategy::Entropy);
+        let cold = Scene { information: None, ..warm.clone() };
+        let choice = chosen(&cold);
+        assert_eq!((choice.run.fallback, choice.run.used), (Fallback::ColdStart, Strategy::Random));
+        assert!(choice.items.iter().all(|item| item.uncertainty.is_none() && item.value.is_none()));
+        let empty = Scene { columns: Columns::default(), ..cold };
+        assert!(chosen(&empty).items.is_empty());
+    }
+
+    #[test]
+    fn every_item_tells_its_terms_and_the_run_where_the_line_was_drawn() {
+        let choice = chosen(&scene(20, Strategy::Entropy));
+        let of = |item: &PlanEntry| item.uncertainty.and_then(|u| u.information).expect("nats");
+        let active = choice.items.iter().filter(|item| item.arm == Arm::Active).map(of);
+        assert_eq!(choice.run.cut, active.min_by(f32::total_cmp));
+    }
+}
