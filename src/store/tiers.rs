@@ -32,6 +32,7 @@ pub struct Depths {
 impl Store {
     /// Keeps what a shard of deeper looks found, and how far the scoring is. Samples in `seen` that are not in `found`
     /// could not be looked at: they count as done and keep no term. What was found before stays.
+    #[allow(clippy::too_many_arguments)] // the parts of one transaction
     pub async fn insert_depths(
         &self,
         job: &Job,
