@@ -37,7 +37,7 @@ fn the_smoke_experiment_runs_resumes_and_reports() {
     let out = folder.path().join("results");
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/lab/smoke.toml");
     let text = std::fs::read_to_string(committed).expect("the committed configuration");
-    let here = text.replace("lab-out/smoke", &out.join("smoke").display().to_string());
+    let here = text.replace("target/lab-smoke", &out.join("smoke").display().to_string());
     assert_ne!(text, here);
     let path = folder.path().join("smoke.toml");
     std::fs::write(&path, here).expect("a writable folder");
