@@ -57,6 +57,9 @@ fn the_smoke_experiment_runs_resumes_and_reports() {
                 .map(|row| row[6].parse::<f64>().expect("a number"))
                 .sum();
             assert_eq!(bought, stage.parse::<f64>().expect("a number"), "{arm}");
+            let asked = rows.iter().find(|row| row[3] == stage && row[4] == "labels_asked");
+            let asked = asked.map(|row| row[6].parse::<f64>().expect("a number"));
+            assert_eq!(asked, Some(bought), "{arm}: what is counted is what the oracle was asked");
         }
         let exams = |stage| {
             let of = |row: &&Vec<String>| row[3] == stage && row[4] == "accuracy_reasoned";
