@@ -37,7 +37,7 @@ fn the_smoke_experiment_runs_resumes_and_reports() {
     let out = folder.path().join("results");
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/lab/smoke.toml");
     let text = std::fs::read_to_string(committed).expect("the committed configuration");
-    let here = text.replace("lab-out/smoke", &out.join("smoke").display().to_string());
+    let here = text.replace("target/lab-smoke", &out.join("smoke").display().to_string());
     assert_ne!(text, here);
     let path = folder.path().join("smoke.toml");
     std::fs::write(&path, here).expect("a writable folder");
@@ -57,6 +57,9 @@ fn the_smoke_experiment_runs_resumes_and_reports() {
                 .map(|row| row[6].parse::<f64>().expect("a number"))
                 .sum();
             assert_eq!(bought, stage.parse::<f64>().expect("a number"), "{arm}");
+            let asked = rows.iter().find(|row| row[3] == stage && row[4] == "labels_asked");
+            let asked = asked.map(|row| row[6].parse::<f64>().expect("a number"));
+            assert_eq!(asked, Some(bought), "{arm}: what is counted is what the oracle was asked");
         }
         let exams = |stage| {
             let of = |row: &&Vec<String>| row[3] == stage && row[4] == "accuracy_reasoned";

@@ -156,7 +156,7 @@ impl Default for Meter {
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Funnel {
-    /// Members of the model that answer every sample: what they disagree on is its own doubt.
+    /// Draws of the last layer that answer every sample: what they disagree on is the model's own doubt.
     pub members: u32,
     /// Share of the candidates, the best by their direct answer, that is looked at in several views and wordings.
     pub view_share: f64,
@@ -352,7 +352,7 @@ impl Policy {
         check(cap(self.max_per_image), "max_per_image", text);
         check(cap(self.max_per_family), "max_per_family", text);
         let f = &self.funnel;
-        check((1..=64).contains(&f.members), "funnel.members", "must be 1 to 64");
+        check((1..=8).contains(&f.members), "funnel.members", "must be 1 to 8");
         check(unit(f.view_share), "funnel.view_share", "must be 0 to 1");
         check(unit(f.random_share), "funnel.random_share", "must be 0 to 1");
         check((1..=16).contains(&f.views), "funnel.views", "must be 1 to 16");

@@ -246,9 +246,9 @@ impl Columns {
             model: &self.model,
             ceiling: &self.ceiling,
         };
-        let visual = impute::impute(&features, &self.visual)?.values;
-        let language = impute::impute(&features, &self.language)?.values;
-        let reasoning = impute::impute(&features, &self.reasoning)?.values;
+        let visual = impute::impute_by_group(&features, &self.visual, &self.families)?.values;
+        let language = impute::impute_by_group(&features, &self.language, &self.families)?.values;
+        let reasoning = impute::impute_by_group(&features, &self.reasoning, &self.families)?.values;
         let of_family: Vec<f32> =
             self.names.iter().map(|name| learnability.get(name).map_or(1.0, |&rho| rho as f32)).collect();
         let rho: Vec<f32> = self.families.iter().map(|&family| of_family[family as usize]).collect();

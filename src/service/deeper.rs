@@ -15,13 +15,11 @@ use super::{
     score_round::answer_space,
 };
 use crate::{
-    acquisition::{nested, temperature},
-    domain::{Arm, Error, Funnel, FunnelRun, Result, SampleId, Weights, job::Progress, label::normalise},
+    acquisition::{SelectError, funnel::closer, nested, temperature},
+    domain::{Arm, Error, Funnel, FunnelRun, Result, SampleId, job::Progress, label::normalise},
     engine::{Deep, DeepItem, Depth, EngineError},
     store::{Depths, Learnt, Scope, Tier},
 };
-use rand::{Rng as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
 
 /// Labelled control samples that a temperature is fitted on at most.
 const CALIBRATE_ON: usize = 5_000;
@@ -44,7 +42,7 @@ impl Service {
         };
         let funnel = &pool.policy.funnel;
         let columns = self.read_columns(&scope, temperature, None).await?;
-        let targets = view_targets(&columns, funnel, round.seed as u64);
+        let targets = view_targets(&columns, funnel, round.seed as u64).map_err(Error::internal)?;
         let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.viewed[row]).collect();
         // What an earlier scoring of the round found still holds: it is the same version.
         let before = self.store.provenance(round.id).await?.funnel.filter(|before| before.tried > 0);
@@ -62,7 +60,8 @@ impl Service {
         }
         // Read again: the next phase chooses by what this one found.
         let columns = self.read_columns(&scope, temperature, None).await?;
-        let targets = chain_targets(&columns, funnel, pool.policy.plan_size()).map_err(Error::internal)?;
+        let targets = chain_targets(&columns, funnel, pool.policy.plan_size(), round.seed as u64)
+            .map_err(Error::internal)?;
         let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.reasoned[row]).collect();
         let reason = self.chains(scoring, &columns, &left).await?;
         if !reason.is_empty() {
@@ -247,45 +246,29 @@ pub(super) fn reference_class(pool: &crate::domain::Pool, sample: &crate::domain
     space.iter().position(|choice| choice == answer)
 }
 
-/// Candidates to look at in several views: the best share by entropy and model term, and a uniform share of the others.
-fn view_targets(columns: &Columns, funnel: &Funnel, seed: u64) -> Vec<usize> {
-    let mut rows = columns.candidates();
+/// Candidates to look at in several views and wordings: drawn by what their direct answers leave open, and a few uniformly.
+fn view_targets(columns: &Columns, funnel: &Funnel, seed: u64) -> Result<Vec<usize>, SelectError> {
+    let rows = columns.candidates();
     let share = |share: f64| (rows.len() as f64 * share).ceil() as usize;
-    let (best, random) = (share(funnel.view_share), share(funnel.random_share));
-    let value = |row: usize| columns.entropy[row] + columns.model[row];
-    // The first row goes first among equals, so that the order is one.
-    rows.sort_by(|&a, &b| value(b).total_cmp(&value(a)).then(a.cmp(&b)));
-    let rest = rows.split_off(best.min(rows.len()));
-    let mut key = [0u8; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    let mut rng = ChaCha8Rng::from_seed(key);
-    // Away from the streams that the plan of the same seed draws from.
-    rng.set_stream(u64::MAX);
-    let mut lots: Vec<(u64, usize)> = rest.into_iter().map(|row| (rng.next_u64(), row)).collect();
-    lots.sort_unstable();
-    rows.extend(lots.into_iter().take(random).map(|(_, row)| row));
-    rows.sort_unstable();
-    rows
+    let open: Vec<f32> = rows.iter().map(|&row| columns.entropy[row] + columns.model[row]).collect();
+    let drawn = closer(&open, share(funnel.view_share), share(funnel.random_share), seed)?;
+    Ok(drawn.into_iter().map(|at| rows[at]).collect())
 }
 
-/// Candidates to reason about: the most valuable ones by all that is known but the reasoning itself, which a scoring
-/// that was interrupted would otherwise choose by in part.
+/// Candidates to reason about: half of them drawn by what their direct answers leave open, half uniformly, as reasoning
+/// may leave open what a direct answer is sure of.
 fn chain_targets(
     columns: &Columns,
     funnel: &Funnel,
     plan_size: usize,
-) -> Result<Vec<usize>, crate::acquisition::SelectError> {
+    seed: u64,
+) -> Result<Vec<usize>, SelectError> {
     let wanted = (funnel.chain_factor as usize).saturating_mul(plan_size);
-    let mut rows = columns.candidates();
-    if wanted == 0 || rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let blind = Columns { reasoning: vec![None; columns.len()], ..columns.clone() };
-    let value = blind.information(&Weights::default(), &Default::default())?.value;
-    rows.sort_by(|&a, &b| value[b].total_cmp(&value[a]).then(a.cmp(&b)));
-    rows.truncate(wanted);
-    rows.sort_unstable();
-    Ok(rows)
+    let rows = columns.candidates();
+    let open: Vec<f32> = rows.iter().map(|&row| columns.entropy[row] + columns.model[row]).collect();
+    // Another draw than that of the views.
+    let drawn = closer(&open, wanted / 2, wanted.div_ceil(2), seed ^ 1)?;
+    Ok(drawn.into_iter().map(|at| rows[at]).collect())
 }
 
 #[cfg(test)]
@@ -297,27 +280,27 @@ mod tests {
     use crate::store::ScoreRow;
 
     #[test]
-    fn views_go_to_the_least_sure_and_to_a_few_drawn_by_the_seed() {
-        let scored = columns((0..100).map(|i| row(i, "a", 0.5 + i as f32 / 250.0)).collect());
+    fn views_go_mostly_to_the_unsure_and_the_seed_decides() {
+        let scored = columns((0..100).map(|i| row(i, "a", if i < 50 { 0.5 } else { 1.0 })).collect());
         let funnel = Funnel { view_share: 0.15, random_share: 0.05, ..Funnel::default() };
-        let targets = view_targets(&scored, &funnel, 7);
-        assert_eq!(targets.len(), 20);
-        assert_eq!(targets[..15], (0..15).collect::<Vec<_>>());
-        assert_eq!(view_targets(&scored, &funnel, 7), targets);
-        assert_ne!(view_targets(&scored, &funnel, 8), targets);
-        let all = Funnel { view_share: 1.0, ..funnel };
-        assert_eq!(view_targets(&scored, &all, 7).len(), 100);
+        let targets = |seed| view_targets(&scored, &funnel, seed).expect("finite values");
+        assert_eq!(targets(7).len(), 20);
+        assert!(targets(7).iter().filter(|&&row| row < 50).count() >= 15);
+        assert_eq!(targets(7), targets(7));
+        assert_ne!(targets(7), targets(8));
+        let all = Funnel { view_share: 1.0, ..funnel.clone() };
+        assert_eq!(view_targets(&scored, &all, 7).expect("finite values").len(), 100);
     }
 
     #[test]
-    fn chains_go_to_the_best_by_what_was_known_before_them() {
+    fn chains_do_not_depend_on_what_chains_found_before() {
         let plain = (0..20).map(|i| row(i, "a", 0.5 + i as f32 / 50.0));
         let some = plain.clone().map(|r| ScoreRow { reasoning: (r.place > 15).then_some(0.5), ..r });
         let funnel = Funnel { chain_factor: 2, ..Funnel::default() };
-        let targets = chain_targets(&columns(plain.collect()), &funnel, 4).expect("values");
-        assert_eq!(targets, (0..8).collect::<Vec<_>>());
-        assert_eq!(chain_targets(&columns(some.collect()), &funnel, 4).expect("values"), targets);
+        let targets = chain_targets(&columns(plain.collect()), &funnel, 4, 3).expect("values");
+        assert_eq!(targets.len(), 8);
+        assert_eq!(chain_targets(&columns(some.collect()), &funnel, 4, 3).expect("values"), targets);
         let off = Funnel { chain_factor: 0, ..funnel };
-        assert!(chain_targets(&columns(vec![row(0, "a", 0.5)]), &off, 4).expect("none").is_empty());
+        assert!(chain_targets(&columns(vec![row(0, "a", 0.5)]), &off, 4, 3).expect("none").is_empty());
     }
 }

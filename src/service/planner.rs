@@ -5,14 +5,14 @@
 
 use super::{
     Service,
-    columns::{AnswerColumns, Columns, Information},
+    columns::{AnswerColumns, Columns, Information, short},
     embedding_file::Layout,
     lesson::lesson,
     snapshot::Snapshot,
 };
 use crate::{
     acquisition::{self, Answers, Embeddings, PlanConfig, Scores, SelectError},
-    domain::{Arm, Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Strategy, Time, Version},
+    domain::{Arm, Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Stage, Strategy, Time, Version},
     store::{EmbeddingShard, PlanEntry, Scope},
 };
 
@@ -74,6 +74,8 @@ impl Service {
             max_per_image: pool.policy.max_per_image,
             max_per_family: pool.policy.max_per_family,
             temperature: funnel.temperature,
+            tau: round.map_or(1.0, |round| short(round.tau)),
+            balance: round.is_some_and(|round| round.stage == Some(Stage::Alignment)),
             ..PlanRun::default()
         };
         let columns = self.read_columns(&scope, funnel.temperature, answers_of(pool, view.strategy)).await?;

@@ -165,7 +165,15 @@ mod tests {
     /// Two views, three wordings, two classes; each row says how sure the first answer is.
     fn depth(first: [f32; 6]) -> Depth {
         let probabilities = first.iter().flat_map(|&p| [p, 1.0 - p]).collect();
-        Depth { views: 2, paraphrases: 3, chains: 0, classes: 2, probabilities, parsed: Vec::new() }
+        Depth {
+            views: 2,
+            paraphrases: 3,
+            chains: 0,
+            classes: 2,
+            probabilities,
+            parsed: Vec::new(),
+            answers: Vec::new(),
+        }
     }
 
     #[test]

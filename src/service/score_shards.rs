@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     blobs::BlobKind,
-    domain::{Pool, Sample, SampleId, job::Progress},
+    domain::{Pool, Sample, SampleId, job::Progress, uncertainty},
     engine::{self, ItemError, ScoreItem, ScoreReply},
     store::{ImportedScore, NewScore, Score, ShardBlob, halves},
 };
@@ -21,8 +21,10 @@ use std::collections::HashMap;
 /// Images read at once.
 const READS: usize = 8;
 
-/// What scores take from a client.
+/// How scores are kept: what they take from a client, and how many of the engine's draws.
 struct Import {
+    /// Draws of the last layer that count.
+    members: usize,
     /// Whether imported figures take the place of the model's.
     figures: bool,
     /// Width of imported embeddings, where these are the version's.
@@ -67,7 +69,8 @@ impl Service {
             None if scoring.pool.policy.use_imported => self.store.whole_import(scoring.pool.id).await?,
             None => None,
         };
-        Ok(Import { figures: scoring.pool.policy.use_imported, dim })
+        let members = scoring.pool.policy.funnel.members as usize;
+        Ok(Import { members, figures: scoring.pool.policy.use_imported, dim })
     }
 
     async fn imported_of(
@@ -105,7 +108,7 @@ impl Service {
                 };
                 dim = embedding.len();
                 bytes.extend(halves(&embedding));
-                to_row(score, own.filter(|_| import.figures))
+                to_row(score, own.filter(|_| import.figures), import.members)
             });
             rows.push(NewScore { sample, outcome });
         }
@@ -179,8 +182,14 @@ struct Shard {
 }
 
 /// A score as it is kept; what the client brought stands in the place of the model's.
-fn to_row(score: engine::Score, own: Option<ImportedScore>) -> Score {
+///
+/// Of the engine's draws the first `members` count.
+fn to_row(mut score: engine::Score, own: Option<ImportedScore>, members: usize) -> Score {
     let classes = score.probabilities.len();
+    if score.members.len() > members * classes {
+        score.members.truncate(members * classes);
+        score.model = uncertainty::model_information(&score.members, classes);
+    }
     let confidence = score.probabilities.get(score.best).copied().unwrap_or(1.0 - score.margin);
     // A model without members is its own only one.
     let probabilities = if score.members.is_empty() { score.probabilities } else { score.members };

@@ -52,8 +52,17 @@ impl Service {
         let own: Vec<_> = slice.iter().filter(|answer| answer.round == before.id).map(judged).collect();
         let recent: Vec<_> = slice.iter().map(judged).collect();
         let slope = slope(&self.store.control_curve(pool.id).await?);
-        // Stored scores hold the sum of the informations and not yet their parts, so no shares are told.
+        let terms = self.store.mean_terms(before.id).await?;
+        let share = |term: usize| {
+            let terms = terms?;
+            let sum: f64 = terms.iter().sum();
+            (sum > 0.0).then(|| terms[term] / sum)
+        };
         Ok(Signals {
+            visual_share: share(0),
+            language_share: share(1),
+            reasoning_share: share(2),
+            model_share: share(3),
             coverage,
             accuracy: acquisition::accuracy(&own),
             calibration_error: acquisition::calibration_error(&recent),

@@ -134,6 +134,20 @@ impl Store {
         Ok(sketch)
     }
 
+    /// Mean terms of the information of a round's control samples, nats: visual, language, reasoning, model; none where they
+    /// were not all measured or estimated.
+    pub async fn mean_terms(&self, round: RoundId) -> Result<Option<[f64; 4]>> {
+        let row = sqlx::query!(
+            r#"SELECT avg(visual) AS visual, avg(language) AS language, avg(reasoning) AS reasoning, avg(model) AS model
+               FROM plan_items WHERE round_id = $1 AND arm = 'RANDOM_CONTROL'"#,
+            round.0
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let terms = [row.visual, row.language, row.reasoning, row.model];
+        Ok(terms.iter().all(Option::is_some).then(|| terms.map(Option::unwrap_or_default)))
+    }
+
     /// Time that an answer takes, seconds: the median of the newest thousand; none where no label tells.
     pub async fn seconds_per_label(&self, pool: PoolId) -> Result<Option<f64>> {
         // The median, because a label left open over lunch is not a label that takes an hour.

@@ -69,6 +69,9 @@ pub fn gain(
         .into_iter()
         .filter_map(|seed| Some(of(arm, seed)? - of(BASELINE, seed)?))
         .collect();
+    if gains.len() < 2 {
+        return Err(StatisticsError::Pairing("one seed has no spread".to_owned()));
+    }
     let average = |picks: &[usize]| picks.iter().map(|at| gains[*at]).sum::<f64>() / picks.len() as f64;
     paired_bootstrap(gains.len(), SEED, |picks| Ok(average(picks)))
 }

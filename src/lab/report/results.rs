@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 use super::super::run::{ARMS, Experiment, HEADER};
+use super::super::world::{BALANCED, MIXTURE};
 
 /// The name under which an experiment's configuration lies beside its results.
 pub const CONFIG: &str = "experiment.toml";
@@ -77,11 +78,14 @@ impl Results {
         labels.into_iter().collect()
     }
 
-    /// The groups of a metric, in the order of their names.
+    /// The groups of a metric, in the order of their names; `balanced` and `mixture` first.
     pub fn groups(&self, metric: &str) -> Vec<String> {
         let groups: BTreeSet<&String> =
             self.values.keys().filter(|key| key.3 == metric).map(|key| &key.4).collect();
-        groups.into_iter().cloned().collect()
+        let mut groups: Vec<String> = groups.into_iter().cloned().collect();
+        // The primary examination first, and the one that is made as the pool is beside it.
+        groups.sort_by_key(|group| (group != BALANCED, group != MIXTURE));
+        groups
     }
 
     /// One figure of every seed that has it.

@@ -142,6 +142,9 @@ pub fn cost(results: &Results) -> String {
 
 /// Where an arm is worse than random by more than chance, in sentences; says so where there is no such place.
 pub fn losses(results: &Results, labels: usize) -> String {
+    if results.seeds(BASELINE).len() < 2 {
+        return "One seed cannot tell.\n".to_owned();
+    }
     let mut text = String::new();
     for arm in at_equal_labels(results, labels).into_iter().filter(|arm| *arm != BASELINE) {
         let lost = results.groups(PRIMARY.metric).into_iter().filter_map(|exam| {
@@ -180,8 +183,7 @@ fn bold(
     let Some(value) = mean(&results.over_seeds(arm, labels, figure.metric, figure.group)) else {
         return String::new();
     };
-    let enough = arm != BASELINE && compare::shared_seeds(results, arm).len() > 1;
-    let sure = enough
+    let sure = arm != BASELINE
         && compare::gain(results, arm, labels, figure).is_ok_and(|gain| gain.low > 0.0 || gain.high < 0.0);
     if sure { format!("**{}**", show(value)) } else { show(value) }
 }
@@ -192,6 +194,8 @@ fn told(interval: Result<Interval, StatisticsError>, digits: usize) -> String {
         false => "not reached".to_owned(),
     };
     match interval {
+        // Of one seed there is no interval.
+        Ok(Interval { estimate, low, high }) if low == estimate && high == estimate => number(estimate),
         Ok(Interval { estimate, low, high }) => {
             format!("{} ({} to {})", number(estimate), number(low), number(high))
         }

@@ -65,7 +65,7 @@ fn the_page_of_a_made_up_experiment() -> anyhow::Result<()> {
     insta::assert_snapshot!(std::fs::read_to_string(docs.join("evidence.md"))?);
     let csv = std::fs::read_to_string(docs.join("evidence/tiny.csv"))?;
     assert_eq!(csv.lines().filter(|line| *line == HEADER).count(), 1);
-    let rows: usize = 3 * 3 * 3 * 16 + 1;
+    let rows: usize = 3 * 3 * 3 * 17 + 1;
     assert_eq!(csv.lines().count(), rows + 1);
     let svg = std::fs::read_to_string(docs.join("evidence/tiny.svg"))?;
     for text in ["A made-up experiment", "random", "margin", "ours", "labels (logarithmic)"] {

@@ -3,7 +3,9 @@
 //! Invariant: what a budget comes to is a function of the budgets before it, so a run that was stopped between two
 //! budgets trains the last model again and goes on as if nothing had happened.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -57,6 +59,7 @@ pub async fn run(experiment: &Experiment, arm: &Arm, seed: u64, tell: &Tell) -> 
         seed,
         images: world.pool.iter().map(pictures).collect(),
         oracle: world.oracle(),
+        said: Mutex::default(),
         world: &world,
         engine: &engine,
         tell,
@@ -106,6 +109,8 @@ struct Run<'a> {
     world: &'a World,
     images: Vec<Bytes>,
     oracle: Oracle,
+    /// What the oracle said: a label is bought once, however often it is learnt.
+    said: Mutex<HashMap<usize, Annotation>>,
     engine: &'a Engine,
     tell: &'a Tell,
     /// In thousandths of an optimiser step.
@@ -170,20 +175,31 @@ impl Run<'_> {
         seed: u64,
         step: &(dyn Fn() + Sync),
     ) -> anyhow::Result<ModelRef> {
-        let mut labels: Vec<(usize, Annotation)> = Vec::with_capacity(labelled.len());
-        for row in labelled {
-            let id = &self.world.pool[*row].sample.id;
-            let said = self.oracle.annotate(id).with_context(|| format!("the oracle does not know {id}"))?;
-            labels.push((*row, said.clone()));
-        }
+        let labels = self.buy(labelled)?;
         learn(self.engine, self.world, &self.images, &labels, &self.experiment.training, seed, step).await
+    }
+
+    /// The labels of these places in the pool; those that are not bought yet are asked for.
+    fn buy(&self, rows: &[usize]) -> anyhow::Result<Vec<(usize, Annotation)>> {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut labels = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id = &self.world.pool[*row].sample.id;
+            if !said.contains_key(row) {
+                let new =
+                    self.oracle.annotate(id).with_context(|| format!("the oracle does not know {id}"))?;
+                said.insert(*row, new.clone());
+            }
+            labels.push((*row, said[row].clone()));
+        }
+        Ok(labels)
     }
 
     /// What the labels so far are, and what choosing the last of them cost.
     fn bought(&self, labelled: &[usize], choice: &Choice) -> Vec<Metric> {
         let items = || labelled.iter().map(|row| &self.world.pool[*row]);
         let count = |n: usize| n as f64;
-        let mut families = std::collections::BTreeMap::<&str, usize>::new();
+        let mut families = BTreeMap::<&str, usize>::new();
         items().for_each(|item| *families.entry(&item.sample.family).or_default() += 1);
         let mut metrics: Vec<Metric> =
             families.into_iter().map(|(family, n)| Metric::new("labels", family, count(n))).collect();
@@ -192,6 +208,7 @@ impl Run<'_> {
         metrics.push(Metric::new("labels_outlier", "", count(outliers)));
         metrics.push(Metric::new("labels_easy", "", count(items().filter(|item| item.easy).count())));
         metrics.push(Metric::new("labels_abstained", "", count(abstained)));
+        metrics.push(Metric::new("labels_asked", "", count(self.oracle.asked() as usize)));
         metrics.push(Metric::new("steps", "", self.experiment.training.steps(labelled.len()) as f64));
         metrics.push(Metric::new("model_passes", "", count(choice.passes)));
         metrics.push(Metric::new("model_gflops", "", choice.flops / 1e9));

@@ -35,16 +35,19 @@ async fn with_control_labels(db: PgPool, policy: Policy, count: usize) -> (World
     world.score(at(0)).await;
     let job = world.claim_job(JobKind::Plan, at(0)).await.unwrap();
     let round = world.current().await;
-    let input = world.store.plan_input(world.pool.id, &round, at(0)).await.unwrap();
+    let (scored, _) = world.candidates(&round, at(0)).await;
+    let mut candidates: Vec<SampleId> = scored.iter().map(|row| row.sample).collect();
+    candidates.sort();
     let entry = |sample: &SampleId| PlanEntry {
         sample: *sample,
         arm: Arm::RandomControl,
         propensity: 0.5,
         value: None,
         coverage_gain: None,
+        uncertainty: None,
     };
-    let items = input.candidates.iter().map(entry).collect();
-    let plan = NewPlan { round: round.id, fallback: Fallback::None, version: input.version, items };
+    let items = candidates.iter().map(entry).collect();
+    let plan = world.new_plan(&round, items);
     world.store.write_plan(&job, &plan, at(0)).await.unwrap();
     for name in world.names("ann", count, "r1", at(1)).await {
         assert_eq!(world.answer("ann", &name, at(2)).await, VerdictCode::Accepted);
@@ -131,10 +134,10 @@ async fn control_answers_come_with_the_score_that_is_older_than_they_are(db: PgP
     assert_eq!(world.store.control_answers(pool, 9).await.unwrap(), control);
 
     let sketch = world.store.pool_sketch(pool, &round, 100).await.unwrap();
-    assert_eq!((sketch.dim, sketch.samples.len(), sketch.labelled.len()), (2, 40, 6));
+    assert_eq!((sketch.samples.len(), sketch.labelled.len()), (20, 3));
     let small = world.store.pool_sketch(pool, &round, 2).await.unwrap();
-    assert_eq!((small.samples.len(), small.labelled.len()), (4, 4));
-    assert_eq!(small.samples, sketch.samples[..4]);
+    assert_eq!((small.samples.len(), small.labelled.len()), (2, 2));
+    assert_eq!(small.samples, sketch.samples[..2]);
     assert_eq!(world.store.seconds_per_label(pool).await.unwrap(), Some(1.2));
 }
 
