@@ -43,6 +43,8 @@ pub enum TrainingMode {
     Full,
     /// Low-rank adapters on every linear layer.
     Lora,
+    /// The decoder with its embeddings and head: what the images are seen as stands still.
+    Decoder,
 }
 
 /// How a version is trained.
@@ -96,11 +98,13 @@ pub struct Gate {
     pub max_accuracy_drop: f64,
     /// Expected calibration error it may gain, in [0, 1].
     pub max_calibration_rise: f64,
+    /// Whether versions are judged by their answers after reasoning, and not by direct ones.
+    pub after_reasoning: bool,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { max_accuracy_drop: 0.01, max_calibration_rise: 0.20 }
+        Self { max_accuracy_drop: 0.01, max_calibration_rise: 0.20, after_reasoning: false }
     }
 }
 

@@ -20,6 +20,9 @@ pub enum VersionState {
 pub struct Evaluation {
     /// Samples evaluated.
     pub count: u64,
+    /// Whether each answer came after the model's own reasoning.
+    #[serde(default)]
+    pub reasoned: bool,
     /// Share answered rightly, in [0, 1].
     pub accuracy: f64,
     /// Expected calibration error over ten bins of confidence, in [0, 1].
@@ -113,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_candidate_that_loses_accuracy_or_calibration_is_refused_with_the_figures() {
-        let gate = Gate { max_accuracy_drop: 0.01, max_calibration_rise: 0.05 };
+        let gate = Gate { max_accuracy_drop: 0.01, max_calibration_rise: 0.05, ..Gate::default() };
         assert!(gate.judge(Some(&with(0.60, 0.10)), Some(&with(0.60, 0.10))).passed);
         assert!(gate.judge(Some(&with(0.595, 0.10)), Some(&with(0.60, 0.10))).passed);
         let worse = gate.judge(Some(&with(0.50, 0.10)), Some(&with(0.60, 0.10)));

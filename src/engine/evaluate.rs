@@ -50,6 +50,7 @@ pub fn summarise(outcomes: &[EvalOutcome]) -> Evaluation {
     let loss: f64 = outcomes.iter().map(|o| -f64::from(o.p_correct).max(FLOOR).ln()).sum();
     Evaluation {
         count: count as u64,
+        reasoned: false,
         accuracy: share(outcomes.iter().filter(|o| o.correct).count(), count),
         calibration_error: expected_calibration_error(&sure, BINS),
         loss: if count == 0 { 0.0 } else { loss / count as f64 },

@@ -119,6 +119,7 @@ fn spec(policy: &Policy, total_steps: u64, seed: u64) -> TrainingSpec {
         base: None,
         trainable: match training.mode {
             TrainingMode::Full => Trainable::Full,
+            TrainingMode::Decoder => Trainable::FullText,
             TrainingMode::Lora => Trainable::Lora {
                 rank: training.lora_rank,
                 alpha: training.lora_alpha,

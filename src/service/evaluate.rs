@@ -49,6 +49,7 @@ impl Service {
     ) -> Result<Evaluated, Interrupted> {
         let total = self.store.count_split(pool.id, split).await? as u64;
         let (mut outcomes, mut marks): (Vec<EvalOutcome>, Vec<u8>) = (Vec::new(), Vec::new());
+        let reasoned = pool.policy.gate.after_reasoning;
         let (mut after, mut unread) = (None, 0);
         loop {
             attempt.check()?;
@@ -61,7 +62,7 @@ impl Service {
                 stream::iter(reads).buffered(READS).try_collect().await?;
             let is_read: Vec<bool> = read.iter().map(Result::is_ok).collect();
             let items: Vec<EvalItem> = read.into_iter().flatten().collect();
-            let answered = attempt.patiently(|| self.answer(candidate, items.clone())).await?;
+            let answered = attempt.patiently(|| self.answer(candidate, items.clone(), reasoned)).await?;
             let mut each = answered.iter().map(|answer| answer.as_ref().map_or(2, |a| u8::from(a.correct)));
             // As many answers come back as items went in.
             marks.extend(is_read.iter().map(|&read| if read { each.next().unwrap_or(2) } else { 2 }));
@@ -81,19 +82,24 @@ impl Service {
                 "samples that the model cannot read are left out of the evaluation"
             );
         }
-        Ok(Evaluated { evaluation: (!outcomes.is_empty()).then(|| summarise(&outcomes)), unread, marks })
+        let evaluation = (!outcomes.is_empty()).then(|| Evaluation { reasoned, ..summarise(&outcomes) });
+        Ok(Evaluated { evaluation, unread, marks })
     }
 
     async fn answer(
         &self,
         candidate: Candidate<'_>,
         items: Vec<EvalItem>,
+        reasoned: bool,
     ) -> Result<Vec<Result<EvalOutcome, crate::engine::ItemError>>, Interrupted> {
+        let ask = async |target| match reasoned {
+            true => self.engine.evaluate_reasoned(target, items.clone()).await,
+            false => self.engine.evaluate(target, items.clone()).await,
+        };
         match candidate {
-            Candidate::Fork(fork) => Ok(self.engine.evaluate(Target::Fork(fork), items).await?),
+            Candidate::Fork(fork) => Ok(ask(Target::Fork(fork)).await?),
             Candidate::Version(version) => {
-                let command = |model| self.engine.evaluate(Target::Version(model), items.clone());
-                Ok(self.with_version(version, command).await?)
+                Ok(self.with_version(version, |model| ask(Target::Version(model))).await?)
             }
         }
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     blobs::BlobKind,
-    domain::{GateVerdict, JobState, Split, job::Progress},
+    domain::{Evaluation, GateVerdict, JobState, Split, job::Progress},
     engine::{Engine, ForkId, ModelRef, Source, StepStats, TrainingSpec},
     store::NewVersion,
 };
@@ -210,7 +210,8 @@ impl Service {
         }
         let serving = self.store.serving_version(pool.id).await?;
         let mut known = serving.validation.clone();
-        let same_split = known.as_ref().map(|e| e.count) == candidate.map(|e| e.count);
+        let measured = |e: &Evaluation| (e.count, e.reasoned);
+        let same_split = known.as_ref().map(measured) == candidate.map(measured);
         if candidate.is_some() && !same_split {
             let serves = Candidate::Version(&serving);
             let tried = self.evaluate(attempt, pool, Split::Validation, serves).await?;

@@ -125,6 +125,7 @@ pub(super) fn evaluation(evaluation: &Evaluation) -> pb::Evaluation {
         calibration_error: evaluation.calibration_error,
         loss: evaluation.loss,
         group_accuracy: evaluation.group_accuracy.clone(),
+        reasoned: evaluation.reasoned,
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
                 None | Some(pb::training_policy::Mode::Unspecified) => usual.training.mode,
                 Some(pb::training_policy::Mode::Full) => TrainingMode::Full,
                 Some(pb::training_policy::Mode::Lora) => TrainingMode::Lora,
+                Some(pb::training_policy::Mode::Decoder) => TrainingMode::Decoder,
             },
             lora_rank: training.lora_rank.unwrap_or(usual.training.lora_rank),
             lora_alpha: training.lora_alpha.unwrap_or(usual.training.lora_alpha),
@@ -51,6 +52,7 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
         gate: Gate {
             max_accuracy_drop: gate.max_accuracy_drop.unwrap_or(usual.gate.max_accuracy_drop),
             max_calibration_rise: gate.max_calibration_rise.unwrap_or(usual.gate.max_calibration_rise),
+            after_reasoning: gate.after_reasoning.unwrap_or(usual.gate.after_reasoning),
         },
         seed: wire.seed.unwrap_or(usual.seed),
         adaptive: Adaptive {
@@ -96,6 +98,7 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
     let mode = match training.mode {
         TrainingMode::Full => pb::training_policy::Mode::Full,
         TrainingMode::Lora => pb::training_policy::Mode::Lora,
+        TrainingMode::Decoder => pb::training_policy::Mode::Decoder,
     };
     pb::Policy {
         strategy: strategy(policy.strategy).into(),
@@ -125,6 +128,7 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
         gate: Some(pb::GatePolicy {
             max_accuracy_drop: Some(policy.gate.max_accuracy_drop),
             max_calibration_rise: Some(policy.gate.max_calibration_rise),
+            after_reasoning: Some(policy.gate.after_reasoning),
         }),
         seed: Some(policy.seed),
         adaptive: Some(pb::AdaptivePolicy {
@@ -225,7 +229,12 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
     }
     if let Some(path) = path.strip_prefix("gate.") {
         let new = new.gate.unwrap_or_default();
-        return copy!(old.gate.get_or_insert_default(), new, path, [max_accuracy_drop, max_calibration_rise]);
+        return copy!(
+            old.gate.get_or_insert_default(),
+            new,
+            path,
+            [max_accuracy_drop, max_calibration_rise, after_reasoning]
+        );
     }
     if let Some(path) = path.strip_prefix("adaptive.") {
         let new = new.adaptive.unwrap_or_default();
@@ -318,7 +327,7 @@ mod tests {
         let odd = Policy {
             label_budget: Some(7),
             train_after: Some(Duration::from_millis(1500)),
-            training: Training { mode: TrainingMode::Lora, ..Training::default() },
+            training: Training { mode: TrainingMode::Decoder, ..Training::default() },
             adaptive: Adaptive { enabled: false, bandit: true },
             stopping: Stopping { seconds_per_label: Some(4.5), ..Stopping::default() },
             meter: Meter { shadow: false },

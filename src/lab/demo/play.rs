@@ -93,6 +93,12 @@ async fn create(client: &mut Client, game: &Game, name: &str) -> anyhow::Result<
         strategy: game.strategy.into(),
         labels_per_round: game.labels_per_round,
         seed: Some(game.seed),
+        // The toy reasons better than it answers at once, and its tower was made for these pictures.
+        gate: Some(pb::GatePolicy { after_reasoning: Some(true), ..Default::default() }),
+        training: Some(pb::TrainingPolicy {
+            mode: pb::training_policy::Mode::Decoder.into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let request = pb::CreatePoolRequest {

@@ -27,7 +27,7 @@ figure in **bold** differs from random's by more than chance, for better or wors
 cent. The random control arm of `ours` (10 per cent) counts against its budget; the baselines have none.
 
 To check a section: `active-vlm lab run deploy/lab/NAME.toml`, then `active-vlm lab report`. Everything but the seconds \
-comes out the same.
+comes out the same; after an interruption the operations of the model do not, as pictures seen before are kept.
 ";
 
 /// The whole page.
@@ -88,7 +88,7 @@ fn setting(results: &Results) -> String {
         ),
     };
     format!(
-        "{world} {} questions in the balanced examination, {} in each other. Training: all weights, from the base, {} \
+        "{world} {} questions in the balanced examination, {} in each other. Training: the decoder with its embeddings, from the base, {} \
          optimiser steps per label (at least {}, at most {}) of {} labels each, learning rate {}.",
         exams.balanced,
         exams.other,

@@ -14,6 +14,8 @@ pub enum Worth {
     Entropy,
     /// What was open on the way to the answer: the entropies of the tokens of a greedy reasoning, and of the answer.
     Reasoning,
+    /// The entropy of the direct answer and the reasoning term.
+    Both,
     /// The information value: all terms by the funnel's tiers, missing ones estimated.
     Information,
 }
@@ -78,6 +80,11 @@ pub const ARMS: &[Arm] = &[
         "ours_reasoning",
         "ours, by what is open in one greedy reasoning",
         Rule::Service { control: true, worth: Worth::Reasoning },
+    ),
+    arm(
+        "ours_both",
+        "ours, by the entropy of the direct answer and what chains of reasoning disagree on",
+        Rule::Service { control: true, worth: Worth::Both },
     ),
     arm(
         "ours_entropy",

@@ -64,7 +64,7 @@ impl Default for Exams {
     }
 }
 
-/// How every arm trains: all weights, from the base, on all labels.
+/// How every arm trains: the decoder with its embeddings, from the base, on all labels.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Training {
@@ -82,7 +82,7 @@ pub struct Training {
 
 impl Default for Training {
     fn default() -> Self {
-        Self { learning_rate: 7e-4, batch_size: 32, steps_per_label: 0.35, min_steps: 60, max_steps: 220 }
+        Self { learning_rate: 5e-4, batch_size: 32, steps_per_label: 0.35, min_steps: 60, max_steps: 220 }
     }
 }
 

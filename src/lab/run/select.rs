@@ -109,6 +109,15 @@ impl Candidates<'_> {
         let value = match worth {
             Worth::Entropy => columns.entropy.clone(),
             Worth::Reasoning => self.reasoning(open, &mut spent).await?,
+            Worth::Both => {
+                let reasoning = self.reasoning_term(open, &columns, n, seed, &mut spent).await?;
+                columns
+                    .entropy
+                    .iter()
+                    .zip(reasoning)
+                    .map(|(entropy, reasoning)| entropy + reasoning)
+                    .collect()
+            }
             Worth::Information => self.information(open, &columns, n, seed, &mut spent).await?,
         };
         let seconds_score = started.elapsed().as_secs_f64();

@@ -17,6 +17,8 @@ const CHAINED: usize = 4;
 const CHAINS: usize = 8;
 const TEMPERATURE: f64 = 0.9;
 
+const JACKKNIFE: nested::Estimate = nested::Estimate::Jackknife;
+
 /// What the model was asked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Spent {
@@ -62,6 +64,11 @@ impl Columns {
         self.probabilities.extend_from_slice(&score.members);
     }
 
+    /// What direct answers leave open, nats: what the tiers draw by.
+    fn open(&self) -> Vec<f32> {
+        self.entropy.iter().zip(&self.model).map(|(entropy, model)| entropy + model).collect()
+    }
+
     /// What the members answer.
     pub fn answers(&self) -> Answers<'_> {
         Answers {
@@ -97,47 +104,16 @@ impl Candidates<'_> {
         spent: &mut Spent,
     ) -> anyhow::Result<Vec<f32>> {
         let share = |share: f64| (open.len() as f64 * share).round() as usize;
-        let first: Vec<f32> = columns.entropy.iter().zip(&columns.model).map(|(h, i)| h + i).collect();
-        let viewed = funnel::closer(&first, share(VIEWED.0), share(VIEWED.1), seed)?;
+        let viewed = funnel::closer(&columns.open(), share(VIEWED.0), share(VIEWED.1), seed)?;
         let how = Deep { views: VIEWS, chains: 0, temperature: TEMPERATURE, seed };
         let (mut visual, mut language) = (vec![None; open.len()], vec![None; open.len()]);
         for (row, depth) in self.look(open, &viewed, how, spent).await? {
             let design = nested::Design { views: depth.views, paraphrases: depth.paraphrases, chains: 1 };
-            let found = nested::terms(
-                &depth.probabilities,
-                depth.classes,
-                design,
-                None,
-                nested::Estimate::Jackknife,
-            )?;
+            let found = nested::terms(&depth.probabilities, depth.classes, design, None, JACKKNIFE)?;
             (visual[row], language[row]) = (Some(found.visual), Some(found.language));
         }
-        let chained = funnel::closer(&first, n * CHAINED / 2, n * CHAINED / 2, seed ^ 1)?;
-        let how = Deep { views: 1, chains: CHAINS, temperature: TEMPERATURE, seed };
-        let mut reasoning = vec![None; open.len()];
-        for (row, depth) in self.look(open, &chained, how, spent).await? {
-            let design = nested::Design { views: 1, paraphrases: 1, chains: depth.chains };
-            let readable = Some(&depth.parsed[..]);
-            let found = nested::terms(
-                &depth.probabilities,
-                depth.classes,
-                design,
-                readable,
-                nested::Estimate::Jackknife,
-            )?;
-            reasoning[row] = found.reasoning;
-        }
-        let features = impute::Features {
-            entropy: &columns.entropy,
-            margin: &columns.margin,
-            model: &columns.model,
-            ceiling: &columns.ceiling,
-        };
-        let groups = self.groups(open);
-        let fill = |known: &[Option<f32>]| {
-            impute::impute_by_group(&features, known, &groups).map(|imputed| imputed.values)
-        };
-        let (visual, language, reasoning) = (fill(&visual)?, fill(&language)?, fill(&reasoning)?);
+        let reasoning = self.reasoning_term(open, columns, n, seed, spent).await?;
+        let (visual, language) = (self.fill(open, columns, &visual)?, self.fill(open, columns, &language)?);
         let rho = vec![1.0; open.len()];
         let all = value::Columns {
             visual: &visual,
@@ -149,6 +125,38 @@ impl Candidates<'_> {
             cost_secs: None,
         };
         Ok(value::values(&all, value::Weights::default())?)
+    }
+
+    /// `I(Y; R)` of each open sample by a few chains of some of them, nats.
+    pub(super) async fn reasoning_term(
+        &self,
+        open: &[usize],
+        columns: &Columns,
+        n: usize,
+        seed: u64,
+        spent: &mut Spent,
+    ) -> anyhow::Result<Vec<f32>> {
+        let chained = funnel::closer(&columns.open(), n * CHAINED / 2, n * CHAINED / 2, seed ^ 1)?;
+        let how = Deep { views: 1, chains: CHAINS, temperature: TEMPERATURE, seed };
+        let mut reasoning = vec![None; open.len()];
+        for (row, depth) in self.look(open, &chained, how, spent).await? {
+            let design = nested::Design { views: 1, paraphrases: 1, chains: depth.chains };
+            let readable = Some(&depth.parsed[..]);
+            let found = nested::terms(&depth.probabilities, depth.classes, design, readable, JACKKNIFE)?;
+            reasoning[row] = found.reasoning;
+        }
+        self.fill(open, columns, &reasoning)
+    }
+
+    /// A term of every open sample, from those that have it.
+    fn fill(&self, open: &[usize], columns: &Columns, known: &[Option<f32>]) -> anyhow::Result<Vec<f32>> {
+        let features = impute::Features {
+            entropy: &columns.entropy,
+            margin: &columns.margin,
+            model: &columns.model,
+            ceiling: &columns.ceiling,
+        };
+        Ok(impute::impute_by_group(&features, known, &self.groups(open))?.values)
     }
 
     /// Closer looks at some of the open samples; what cannot be looked at is left out.

@@ -65,7 +65,7 @@ fn policy() -> Policy {
         labels_per_round: 4,
         spare_share: 1.0,
         control_share: 0.25,
-        gate: Gate { max_accuracy_drop: 1.0, max_calibration_rise: 1.0 },
+        gate: Gate { max_accuracy_drop: 1.0, max_calibration_rise: 1.0, ..Gate::default() },
         training,
         seed: 7,
         ..Policy::default()

@@ -90,7 +90,7 @@ async fn the_same_seed_plans_the_same_samples_in_the_same_order(db: PgPool) {
 #[sqlx::test]
 async fn a_candidate_the_gate_refuses_leaves_the_serving_version(db: PgPool) {
     let stage = stage(db).await;
-    let gate = Gate { max_accuracy_drop: 0.0, max_calibration_rise: 0.0 };
+    let gate = Gate { max_accuracy_drop: 0.0, max_calibration_rise: 0.0, ..Gate::default() };
     stage.pool("light", Policy { gate, ..policy() }, 20).await;
     let perfect = crate::domain::Evaluation { count: 6, accuracy: 1.0, ..Default::default() };
     let base = stage.serving("light").await;

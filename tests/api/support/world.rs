@@ -20,7 +20,11 @@ pub fn policy() -> pb::Policy {
         checkpoint_steps: Some(1),
         ..Default::default()
     };
-    let gate = pb::GatePolicy { max_accuracy_drop: Some(1.0), max_calibration_rise: Some(1.0) };
+    let gate = pb::GatePolicy {
+        max_accuracy_drop: Some(1.0),
+        max_calibration_rise: Some(1.0),
+        after_reasoning: None,
+    };
     pb::Policy {
         labels_per_round: Some(4),
         spare_share: Some(1.0),
