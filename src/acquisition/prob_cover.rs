@@ -1,7 +1,7 @@
 //! ProbCover: cover as much of the pool as possible with balls around the picks (arXiv 2205.11603).
 //!
 //! Invariant: each pick covers the most samples that no ball covers yet, within `1 - 1/e` of the best cover.
-//! Deliberately absent: any look at the model's answers; [`super::coverage`] is the soft form that weighs by them.
+//! Deliberately absent: any look at the model's answers; [`super::coverage()`] is the soft form that weighs by them.
 
 use std::collections::BinaryHeap;
 

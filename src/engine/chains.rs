@@ -44,7 +44,7 @@ impl Chain {
 
 impl Scorer<'_> {
     /// The greedy reasoning about every question, in their order.
-    pub fn reason(&mut self, questions: &[&Question]) -> Result<Vec<Result<Chain, ItemError>>, EngineError> {
+    pub fn reason(&mut self, questions: &[&Question]) -> memory::Each<Chain> {
         let _guard = tch::no_grad_guard();
         let mut order: Vec<usize> = (0..questions.len()).collect();
         order.sort_by_key(|&at| questions[at].prompt.len());
@@ -64,7 +64,7 @@ impl Scorer<'_> {
         Ok(chains.into_iter().flatten().collect())
     }
 
-    fn reason_once(&mut self, batch: &[&Question]) -> Result<Vec<Result<Chain, ItemError>>, EngineError> {
+    fn reason_once(&mut self, batch: &[&Question]) -> memory::Each<Chain> {
         memory::rehearse(batch.len());
         let pictures: Vec<_> = batch.iter().flat_map(|q| q.pictures.iter().map(AsRef::as_ref)).collect();
         let visual = see(self.vlm, &pictures, self.tower, self.cache, self.budget, &mut self.cost);
@@ -90,10 +90,7 @@ impl Scorer<'_> {
     }
 
     /// As [`Scorer::score`], each question after its own greedy reasoning.
-    pub fn score_reasoned(
-        &mut self,
-        mut questions: Vec<Question>,
-    ) -> Result<Vec<Result<Scored, ItemError>>, EngineError> {
+    pub fn score_reasoned(&mut self, mut questions: Vec<Question>) -> memory::Each<Scored> {
         let chains = self.reason(&questions.iter().collect::<Vec<_>>())?;
         for (question, chain) in questions.iter_mut().zip(&chains) {
             if let Ok(chain) = chain {

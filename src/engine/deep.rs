@@ -61,11 +61,7 @@ struct Before {
 
 impl Scorer<'_> {
     /// The distributions of every question; answers in their order.
-    pub fn look_deeper(
-        &mut self,
-        questions: &[&Wordings],
-        how: &Deep,
-    ) -> Result<Vec<Result<Depth, ItemError>>, EngineError> {
+    pub fn look_deeper(&mut self, questions: &[&Wordings], how: &Deep) -> memory::Each<Depth> {
         let _guard = tch::no_grad_guard();
         let mut order: Vec<usize> = (0..questions.len()).collect();
         order.sort_by_key(|&at| (questions[at].first().paths.is_empty(), questions[at].first().len()));
@@ -86,11 +82,7 @@ impl Scorer<'_> {
         Ok(found.into_iter().flatten().collect())
     }
 
-    fn deepen(
-        &mut self,
-        batch: &[&Wordings],
-        how: &Deep,
-    ) -> Result<Vec<Result<Depth, ItemError>>, EngineError> {
+    fn deepen(&mut self, batch: &[&Wordings], how: &Deep) -> memory::Each<Depth> {
         memory::rehearse(batch.len());
         let mut before = self.read_before(batch)?;
         if how.views > 1 {

@@ -33,12 +33,12 @@ pub(super) fn spent<R>(work: impl FnOnce() -> R) -> Result<R, Spent> {
     })
 }
 
+/// One outcome per item, or why there is none of any.
+pub(super) type Each<R> = Result<Vec<Result<R, ItemError>>, EngineError>;
+
 /// `work` on a batch; where memory does not suffice, on its halves one after the other. An item that does not fit alone is
 /// its own error.
-pub(super) fn halving<T, R>(
-    batch: &[T],
-    work: &mut dyn FnMut(&[T]) -> Result<Vec<Result<R, ItemError>>, EngineError>,
-) -> Result<Vec<Result<R, ItemError>>, EngineError> {
+pub(super) fn halving<T, R>(batch: &[T], work: &mut dyn FnMut(&[T]) -> Each<R>) -> Each<R> {
     match spent(|| work(batch)) {
         Ok(done) => done,
         Err(Spent) if batch.len() == 1 => Ok(vec![Err(ItemError::OutOfMemory)]),

@@ -38,7 +38,7 @@ pub(super) struct Scorer<'a> {
 
 impl Scorer<'_> {
     /// Scores every question; answers in their order.
-    pub fn score(&mut self, questions: &[&Question]) -> Result<Vec<Result<Scored, ItemError>>, EngineError> {
+    pub fn score(&mut self, questions: &[&Question]) -> memory::Each<Scored> {
         let _guard = tch::no_grad_guard();
         let mut order: Vec<usize> = (0..questions.len()).collect();
         // Open questions apart from closed ones: only they generate.
@@ -58,7 +58,7 @@ impl Scorer<'_> {
         Ok(scores.into_iter().flatten().collect())
     }
 
-    fn pass(&mut self, batch: &[&Question]) -> Result<Vec<Result<Scored, ItemError>>, EngineError> {
+    fn pass(&mut self, batch: &[&Question]) -> memory::Each<Scored> {
         memory::rehearse(batch.len());
         let pictures: Vec<_> = batch.iter().flat_map(|q| q.pictures.iter().map(AsRef::as_ref)).collect();
         let visual = see(self.vlm, &pictures, self.tower, self.cache, self.budget, &mut self.cost);

@@ -28,7 +28,7 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
         .into_iter()
         .map(|s| ScoreItem { images: vec![s.image_png.into()], question: s.question, choices: s.choices })
         .collect();
-    let warm = pool[..APART].iter().map(|item| worded(item)).collect();
+    let warm = pool[..APART].iter().map(worded).collect();
     engine.look_deeper(None, warm, Deep { chains: 0, ..HOW }).await?;
 
     let start = Instant::now();

@@ -67,13 +67,13 @@ async fn both(args: &Args, client: Client) -> anyhow::Result<(Played, Played)> {
         seed: args.seed,
     };
     progress.say(&format!(
-        "Digit boards: {} to choose from, {} for validation, {} for the test; annotators {}.\n\n1. Chosen by VALUE_K_CENTER",
+        "Digit boards: {} to choose from, {} for validation, {} for the test; annotators {}.\n\n1. Chosen by COVERAGE, the default",
         sizes.pool,
         sizes.validation,
         sizes.test,
         NAMES.join(", ")
     ));
-    let chosen = play(&client, &world, &game(Strategy::ValueKCenter), &progress).await?;
+    let chosen = play(&client, &world, &game(Strategy::Coverage), &progress).await?;
     progress.say("\n2. The same budget by RANDOM, on a second pool of the same samples");
     let random = play(&client, &world, &game(Strategy::Random), &progress).await?;
     Ok((chosen, random))

@@ -25,7 +25,7 @@ fn digits_answer(sample: &Sample) -> String {
     let row = |row: usize| (1..=4).filter_map(|column| at(row, column).parse::<usize>().ok()).sum::<usize>();
     let n = numbers(&sample.question);
     let yes = |truth: bool| if truth { "yes" } else { "no" }.to_owned();
-    let parity = |n: usize| if n % 2 == 0 { "even" } else { "odd" }.to_owned();
+    let parity = |n: usize| if n.is_multiple_of(2) { "even" } else { "odd" }.to_owned();
     match sample.family.as_str() {
         "exist" => yes(hits(n[0]) > 0),
         "read" => at(n[0], n[1]),
