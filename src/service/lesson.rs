@@ -11,15 +11,13 @@ use super::{
 };
 use crate::{
     acquisition::{SelectError, learnability, refit},
-    domain::{Arm, PlanRun, Quarantined, Weights},
+    domain::{Arm, PlanRun, Quarantined, Weights, label::normalise},
     store::Taught,
 };
 use std::collections::BTreeMap;
 
 /// Probabilities below this count as this: one confident mistake must not outweigh all else.
 const PROBABLE: f32 = 1e-6;
-/// The answer that says that there is none.
-const UNANSWERABLE: &str = "unanswerable";
 
 /// What was learnt about learning.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,12 +33,13 @@ struct Beliefs {
     unanswerable: f32,
 }
 
-/// Judges `taught`; `answers` are the pool's.
-pub(super) fn lesson(answers: &[String], taught: &[Taught]) -> Result<Lesson, SelectError> {
+/// Judges `taught`; `answers` are the pool's, and `abstention` is the one that says that there is none.
+pub(super) fn lesson(answers: &[String], abstention: &str, taught: &[Taught]) -> Result<Lesson, SelectError> {
+    let abstention = normalise(abstention);
     let (mut terms, mut realised, mut history) = (Vec::new(), Vec::new(), Vec::new());
     let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
     for one in taught {
-        let Some((before, after)) = beliefs(answers, one) else { continue };
+        let Some((before, after)) = beliefs(answers, &abstention, one) else { continue };
         let next = numbers.len() as u32;
         let group = *numbers.entry(&one.before.family).or_insert(next);
         history.push(learnability::LabelLoss {
@@ -48,7 +47,7 @@ pub(super) fn lesson(answers: &[String], taught: &[Taught]) -> Result<Lesson, Se
             round: u32::try_from(one.round).unwrap_or(u32::MAX),
             before: -before.right.ln(),
             after: -after.right.ln(),
-            unanswerable: one.before.answer == UNANSWERABLE,
+            unanswerable: one.before.answer == abstention,
             p_unanswerable: before.unanswerable,
         });
         if one.before.arm == Arm::RandomControl {
@@ -73,10 +72,10 @@ pub(super) fn lesson(answers: &[String], taught: &[Taught]) -> Result<Lesson, Se
 }
 
 /// What the two versions believe of a sample; none where its answer is no choice.
-fn beliefs(answers: &[String], one: &Taught) -> Option<(Beliefs, Beliefs)> {
+fn beliefs(answers: &[String], abstention: &str, one: &Taught) -> Option<(Beliefs, Beliefs)> {
     let right = right_class(answers, &one.before)?;
     let space = if one.before.choices.is_empty() { answers } else { &one.before.choices };
-    let none = space.iter().position(|choice| crate::domain::label::normalise(choice) == UNANSWERABLE);
+    let none = space.iter().position(|choice| normalise(choice) == abstention);
     let of = |members: &[f32], count: usize| {
         let mean = mean(members, members.len() / count);
         let unanswerable = none.and_then(|none| mean.get(none).copied()).unwrap_or(0.0);
@@ -156,7 +155,7 @@ mod tests {
                 history.push(taught("signal", round, p, p + 0.05));
             }
         }
-        let lesson = lesson(&answers(), &history).expect("a lesson");
+        let lesson = lesson(&answers(), "Unanswerable.", &history).expect("a lesson");
         let mut run = PlanRun::default();
         lesson.enter(&columns(vec![row(0, "noise", 0.5), row(1, "signal", 0.5)]), &mut run);
         assert_eq!(run.quarantined.len(), 1, "{run:#?}");
@@ -172,7 +171,7 @@ mod tests {
         let mut open = taught("a", 1, 0.5, 0.5);
         open.before.answer = "maybe".to_owned();
         for history in [Vec::new(), vec![open]] {
-            assert_eq!(lesson(&answers(), &history).expect("a lesson"), Lesson::default());
+            assert_eq!(lesson(&answers(), "Unanswerable.", &history).expect("a lesson"), Lesson::default());
         }
     }
 
@@ -180,7 +179,7 @@ mod tests {
     fn weights_follow_what_nats_proved_to_be_worth() {
         // Half a nat of the model's doubt brought ln 4 nats each time: far more than its face value.
         let history: Vec<_> = (0..200).map(|_| taught("a", 1, 0.2, 0.8)).collect();
-        let lesson = lesson(&answers(), &history).expect("a lesson");
+        let lesson = lesson(&answers(), "Unanswerable.", &history).expect("a lesson");
         assert!(lesson.weights.model > 1.5 && lesson.weights.visual == 1.0, "{lesson:?}");
     }
 }

@@ -85,7 +85,7 @@ impl Service {
             return Ok(Scene { columns, information: None, shards: Vec::new(), run });
         }
         let taught = self.store.taught(pool.id, version.id, now, TAUGHT_MAX).await?;
-        let lesson = lesson(&pool.answers, &taught).map_err(Error::internal)?;
+        let lesson = lesson(&pool.answers, &pool.policy.abstention, &taught).map_err(Error::internal)?;
         lesson.enter(&columns, &mut run);
         run.candidates = columns.candidate.iter().filter(|&&is| is).count() as u64;
         run.labelled = columns.centre.iter().filter(|&&is| is).count() as u64;
