@@ -23,11 +23,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 /// When a caller that met a full queue should come back.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// Questions of one scoring command at most: between two commands the urgent ones get their turn, and while one is
-/// scored the next is decoded. Four make a shard of the default size.
-const CHUNK_ITEMS: usize = 64;
-/// Bytes of pixels waiting in one scoring command at most (one item may exceed it alone).
-const CHUNK_BYTES: usize = 64 << 20;
 /// Token budgets of one scoring command at most: enough to sort by length, not so many that others wait long.
 const CHUNK_BUDGETS: usize = 4;
 
@@ -120,13 +115,18 @@ impl Engine {
         Self { inner: self.inner.clone(), idle: true }
     }
 
-    fn lane(&self, usual: Lane) -> Lane {
+    pub(super) fn lane(&self, usual: Lane) -> Lane {
         if self.idle { Lane::Idle } else { usual }
     }
 
     /// What it runs on.
     pub fn info(&self) -> &EngineInfo {
         &self.inner.info
+    }
+
+    /// Tokens of one scoring command at most.
+    pub(super) fn chunk_tokens(&self) -> usize {
+        self.inner.chunk_tokens
     }
 
     /// What turns words and images into numbers; holds no tensor.
@@ -323,80 +323,6 @@ impl Engine {
         self.in_pieces(name, items, ask, work).await
     }
 
-    /// Prepares `items` and works on them piece by piece: while the thread works on one piece, the next is decoded.
-    async fn in_pieces<I, Q, R, P, W>(
-        &self,
-        name: &'static str,
-        items: Vec<I>,
-        prepare: P,
-        work: W,
-    ) -> Result<(Vec<Result<R, ItemError>>, Cost), EngineError>
-    where
-        I: Send + Sync + 'static,
-        Q: Prepared,
-        R: Send + 'static,
-        P: Fn(&Preparer, &I, &mut Album) -> Result<Q, ItemError> + Copy + Send + 'static,
-        W: Fn(&mut Machine, Vec<Q>) -> Result<(Vec<Result<R, ItemError>>, Cost), EngineError>
-            + Clone
-            + Send
-            + 'static,
-    {
-        let items: Arc<[I]> = items.into();
-        let (mut answers, mut cost) = (Vec::with_capacity(items.len()), Cost::default());
-        let mut next = self.prepare(items.clone(), 0, prepare);
-        loop {
-            let piece = joined(next).await?;
-            if piece.is_empty() {
-                return Ok((answers, cost));
-            }
-            let done = answers.len() + piece.len();
-            next = self.prepare(items.clone(), done, prepare);
-            let (questions, errors) = split(piece);
-            let work = work.clone();
-            let (found, own) = self
-                .call(self.lane(Lane::Score), name, None, move |machine| work(machine, questions))
-                .await?;
-            cost += own;
-            let mut found = found.into_iter();
-            // As many answers come back as questions went in, so none of the places stays empty.
-            answers.extend(
-                errors.into_iter().filter_map(|error| error.map_or_else(|| found.next(), |e| Some(Err(e)))),
-            );
-        }
-    }
-
-    /// Decodes a piece of `items` from `from` on, off the async threads; empty at their end.
-    fn prepare<I, Q, P>(
-        &self,
-        items: Arc<[I]>,
-        from: usize,
-        prepare: P,
-    ) -> JoinHandle<Vec<Result<Q, ItemError>>>
-    where
-        I: Send + Sync + 'static,
-        Q: Prepared,
-        P: Fn(&Preparer, &I, &mut Album) -> Result<Q, ItemError> + Send + 'static,
-    {
-        let (preparer, most_tokens) = (self.inner.preparer.clone(), self.inner.chunk_tokens);
-        spawn_blocking(move || {
-            let (mut piece, mut album) = (Vec::new(), Album::new());
-            let (mut tokens, mut bytes) = (0, 0);
-            for item in items[from..].iter().take(CHUNK_ITEMS) {
-                let question = prepare(&preparer, item, &mut album);
-                if let Ok(question) = &question {
-                    let (own_tokens, own_bytes) = question.size();
-                    tokens += own_tokens;
-                    bytes += own_bytes;
-                }
-                piece.push(question);
-                if tokens >= most_tokens || bytes >= CHUNK_BYTES {
-                    break;
-                }
-            }
-            piece
-        })
-    }
-
     /// Queues work for the thread and waits for its answer.
     pub(super) async fn call<R, F>(
         &self,
@@ -415,27 +341,6 @@ impl Engine {
             Refused::Closed => EngineError::Stopped,
         })?;
         answer.await.unwrap_or(Err(EngineError::Stopped))
-    }
-}
-
-/// What a piece is made of.
-trait Prepared: Send + 'static {
-    /// Tokens to read and bytes of pixels held.
-    fn size(&self) -> (usize, usize);
-}
-
-impl Prepared for Question {
-    fn size(&self) -> (usize, usize) {
-        let pixels = self.pictures.iter().map(|p| p.pixels.data.len() * size_of::<f32>());
-        (self.len(), pixels.sum())
-    }
-}
-
-impl Prepared for Wordings {
-    fn size(&self) -> (usize, usize) {
-        let tokens = self.0.iter().map(Question::len).sum();
-        // All wordings are about the same pictures.
-        (tokens, self.0.first().map_or(0, |question| question.size().1))
     }
 }
 
@@ -460,13 +365,6 @@ fn judged(scored: Vec<Result<Scored, ItemError>>, known: Vec<Known>) -> Vec<Resu
     outcomes.collect()
 }
 
-/// The questions, and for every place its error or none where a question stood.
-fn split<Q>(piece: Vec<Result<Q, ItemError>>) -> (Vec<Q>, Vec<Option<ItemError>>) {
-    let mut questions = Vec::with_capacity(piece.len());
-    let errors = piece.into_iter().map(|item| item.map(|question| questions.push(question)).err()).collect();
-    (questions, errors)
-}
-
 fn lessons(preparer: &Preparer, batch: &[TrainItem]) -> (Vec<Lesson>, Vec<ItemError>) {
     let (mut lessons, mut errors, mut album) = (Vec::with_capacity(batch.len()), Vec::new(), Album::new());
     for item in batch {
@@ -479,6 +377,6 @@ fn lessons(preparer: &Preparer, batch: &[TrainItem]) -> (Vec<Lesson>, Vec<ItemEr
 }
 
 /// The result of work off the async threads; a panic there is told as one.
-async fn joined<T>(work: JoinHandle<T>) -> Result<T, EngineError> {
+pub(super) async fn joined<T>(work: JoinHandle<T>) -> Result<T, EngineError> {
     work.await.map_err(|e| EngineError::Panicked { command: "prepare", message: e.to_string() })
 }

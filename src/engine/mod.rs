@@ -9,6 +9,7 @@ mod chains;
 mod check;
 mod command;
 mod deep;
+mod depth;
 mod device;
 mod draws;
 mod error;
@@ -19,6 +20,7 @@ mod fork;
 mod handle;
 mod memory;
 mod needs;
+mod pieces;
 mod prepare;
 pub mod probe;
 mod queue;
@@ -33,6 +35,7 @@ mod tests;
 
 pub use crate::model::{Cut, Shares};
 pub use crate::training::batches::order as batch_order;
+pub use depth::{Deep, DeepItem, DeepReply, Depth};
 pub use error::{EngineError, ItemError};
 pub use evaluate::{same_answer, summarise};
 pub use export::{Learnt, export};
@@ -40,7 +43,7 @@ pub use handle::Engine;
 pub use needs::{Serving, Training};
 pub use survey::{Survey, survey};
 pub use types::{
-    AttentionMap, Cost, Deep, DeepItem, DeepReply, Depth, EngineConfig, EngineHealth, EngineInfo, EvalItem,
-    EvalOutcome, ForkId, ModelRef, PredictItem, Prediction, Reasoned, Score, ScoreItem, ScoreReply, Source,
-    StepStats, Target, TrainItem, Trainable, TrainingSpec,
+    AttentionMap, Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef,
+    PredictItem, Prediction, Reasoned, Score, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem,
+    Trainable, TrainingSpec,
 };

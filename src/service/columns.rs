@@ -4,15 +4,14 @@
 //! rows give equal columns, whenever they are read. Entropies and model terms are those at the round's temperature.
 //! Deliberately absent: embeddings, which lie in a file.
 
-use super::Service;
+use super::{Service, groups::Groups};
 use crate::{
     acquisition::{SelectError, impute, nested, temperature, value},
     domain::{Error, Result, SampleId, Uncertainty, Weights, label::normalise, uncertainty},
     store::{Scope, ScoreRow, Unscored, from_halves},
 };
 use half::f16;
-use std::collections::{BTreeMap, HashMap, hash_map::Entry};
-use std::hash::Hash;
+use std::collections::BTreeMap;
 
 /// Columns of one row per scored sample, in the order of their embeddings.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -82,51 +81,6 @@ pub(super) struct Information {
     pub reasoning: Vec<f32>,
     /// What a label is expected to be worth.
     pub value: Vec<f32>,
-}
-
-/// Gives every different thing a number, in the order in which they first come.
-struct Interner<T>(HashMap<T, u32>);
-
-impl<T: Eq + Hash> Interner<T> {
-    /// The thing's number, and whether it is new.
-    fn number(&mut self, thing: T) -> (u32, bool) {
-        let next = self.0.len() as u32;
-        match self.0.entry(thing) {
-            Entry::Occupied(there) => (*there.get(), false),
-            Entry::Vacant(free) => (*free.insert(next), true),
-        }
-    }
-}
-
-/// Numbers for the images, families and answers of samples.
-pub(super) struct Groups {
-    images: Interner<uuid::Uuid>,
-    families: Interner<String>,
-    answers: Interner<String>,
-    pub names: Vec<String>,
-}
-
-impl Groups {
-    pub fn new() -> Self {
-        Self {
-            images: Interner(HashMap::new()),
-            families: Interner(HashMap::new()),
-            answers: Interner(HashMap::new()),
-            names: Vec::new(),
-        }
-    }
-
-    /// Numbers of an image and a family.
-    pub fn numbers(&mut self, image: uuid::Uuid, family: String) -> (u32, u32) {
-        let (family_number, new) = match self.families.0.get(&family) {
-            Some(number) => (*number, false),
-            None => self.families.number(family.clone()),
-        };
-        if new {
-            self.names.push(family);
-        }
-        (self.images.number(image).0, family_number)
-    }
 }
 
 impl Service {

@@ -16,6 +16,7 @@ mod evaluate;
 pub mod explain_selection;
 mod faults;
 mod gauges;
+mod groups;
 pub mod import_scores;
 pub mod ingest;
 pub mod leases;

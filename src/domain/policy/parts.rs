@@ -1,0 +1,162 @@
+//! The parts of a policy: training, gate, funnel, stages, stopping, meter.
+//!
+//! Invariant: every field has a default, so that a policy stored before the field came is still read. Deliberately absent:
+//! ranges, which the policy as a whole checks.
+
+/// Which tensors a training moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TrainingMode {
+    /// All of them.
+    Full,
+    /// Low-rank adapters on every linear layer.
+    Lora,
+    /// The decoder with its embeddings and head: what the images are seen as stands still.
+    Decoder,
+}
+
+/// How a version is trained.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Training {
+    /// Which tensors move.
+    pub mode: TrainingMode,
+    /// Rank of the adapters.
+    pub lora_rank: u32,
+    /// Scale of the adapters (alpha over rank).
+    pub lora_alpha: f64,
+    /// Dropout before the adapters, in [0, 1).
+    pub lora_dropout: f64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Samples per optimiser step.
+    pub batch_size: u32,
+    /// Passes over the labels.
+    pub epochs: u32,
+    /// Lower bound of optimiser steps.
+    pub min_steps: u32,
+    /// Upper bound of optimiser steps.
+    pub max_steps: u32,
+    /// Steps between checkpoints.
+    pub checkpoint_steps: u32,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            mode: TrainingMode::Full,
+            lora_rank: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.05,
+            learning_rate: 5e-4,
+            batch_size: 32,
+            epochs: 12,
+            min_steps: 40,
+            max_steps: 400,
+            checkpoint_steps: 50,
+        }
+    }
+}
+
+/// What a candidate may lose against the serving version on the validation split.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gate {
+    /// Accuracy it may lose, in [0, 1].
+    pub max_accuracy_drop: f64,
+    /// Expected calibration error it may gain, in [0, 1].
+    pub max_calibration_rise: f64,
+    /// Whether versions are judged by their answers after reasoning, and not by direct ones.
+    pub after_reasoning: bool,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { max_accuracy_drop: 0.01, max_calibration_rise: 0.20, after_reasoning: false }
+    }
+}
+
+/// How the value of a label follows what the rounds before showed.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Adaptive {
+    /// Whether a stage is decided for every round; else the full value stands.
+    pub enabled: bool,
+    /// Whether the shares of the active arms are drawn by what their labels taught. Refused for now: a plan has one.
+    pub bandit: bool,
+}
+
+impl Default for Adaptive {
+    fn default() -> Self {
+        Self { enabled: true, bandit: false }
+    }
+}
+
+/// When labels are no longer worth their price.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stopping {
+    /// Accuracy that the next 100 labels must promise, points in 100.
+    pub min_gain_per_100_labels: f64,
+    /// Seconds of an annotator per label; none takes the median of the newest lead times.
+    pub seconds_per_label: Option<f64>,
+    /// Price of a label, in whatever currency; none tells costs in seconds only.
+    pub price_per_label: Option<f64>,
+}
+
+impl Default for Stopping {
+    fn default() -> Self {
+        Self { min_gain_per_100_labels: 0.2, seconds_per_label: None, price_per_label: None }
+    }
+}
+
+/// How it is measured whether the selection saves labels.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Meter {
+    /// Whether every training is followed by one on the control arm's labels alone.
+    pub shadow: bool,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { shadow: true }
+    }
+}
+
+/// Which samples are looked at more closely than by one direct answer, and how.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Funnel {
+    /// Draws of the last layer that answer every sample: what they disagree on is the model's own doubt.
+    pub members: u32,
+    /// Share of the candidates, the best by their direct answer, that is looked at in several views and wordings.
+    pub view_share: f64,
+    /// Share of the candidates, drawn uniformly, that is looked at so too.
+    pub random_share: f64,
+    /// Views of an image.
+    pub views: u32,
+    /// Samples that are reasoned about, as a multiple of the round's plan; 0 for none.
+    pub chain_factor: u32,
+    /// Chains of reasoning per sample.
+    pub chains: u32,
+    /// Temperature at which chains are sampled.
+    pub temperature: f64,
+    /// Share of right answers that a view or wording may turn wrong before it counts as another question.
+    pub max_flips: f64,
+}
+
+impl Default for Funnel {
+    fn default() -> Self {
+        Self {
+            members: 8,
+            view_share: 0.15,
+            random_share: 0.05,
+            views: 3,
+            chain_factor: 4,
+            chains: 8,
+            temperature: 0.9,
+            max_flips: 0.05,
+        }
+    }
+}
