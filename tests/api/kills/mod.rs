@@ -39,6 +39,16 @@ async fn a_service_killed_while_it_scores_ends_the_round_with_one_version_and_ev
 }
 
 #[tokio::test]
+async fn a_service_killed_while_it_looks_at_views_ends_the_round_with_one_version_and_every_label() {
+    a_round_that_is_cut_at(Home::with_database().await, "views").await;
+}
+
+#[tokio::test]
+async fn a_service_killed_while_it_samples_chains_ends_the_round_with_one_version_and_every_label() {
+    a_round_that_is_cut_at(Home::with_database().await, "chains").await;
+}
+
+#[tokio::test]
 async fn a_service_killed_before_its_plan_is_written_ends_the_round_with_one_version_and_every_label() {
     a_round_that_is_cut_at(Home::with_database().await, "before_plan").await;
 }
