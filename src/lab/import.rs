@@ -115,9 +115,33 @@ fn input(row: Row, split: pb::Split, image: Vec<u8>) -> pb::SampleInput {
         images: vec![image],
         question: row.question,
         choices: row.choices,
+        paraphrases: row.paraphrases,
         group: row.family,
         split: split.into(),
         reference_answer: (split != pb::Split::Pool).then_some(row.answer),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_a_service_takes_is_sent_and_a_pool_s_answer_is_not() {
+        let row = Row {
+            id: "a".into(),
+            question: "Why?".into(),
+            answer: "so".into(),
+            family: "reasons".into(),
+            choices: vec!["so".into()],
+            paraphrases: vec!["How so?".into()],
+            ..Row::default()
+        };
+        let sent = input(row.clone(), pb::Split::Pool, vec![1]);
+        assert_eq!((sent.sample_id.as_str(), sent.group.as_str()), ("a", "reasons"));
+        assert_eq!((sent.choices.len(), &sent.paraphrases[..]), (1, &["How so?".to_owned()][..]));
+        assert_eq!(sent.reference_answer, None);
+        assert_eq!(input(row, pb::Split::Test, vec![1]).reference_answer.as_deref(), Some("so"));
     }
 }

@@ -7,15 +7,8 @@ use std::collections::HashMap;
 
 use super::select::Candidates;
 use crate::acquisition::{Answers, funnel, impute, nested, value};
+use crate::domain::Funnel;
 use crate::engine::{Deep, DeepItem, Depth, Score};
-
-/// Share of the open samples that are looked at in several views and wordings, and of those drawn uniformly for it.
-const VIEWED: (f64, f64) = (0.15, 0.05);
-const VIEWS: usize = 3;
-/// Samples that are reasoned about, as a multiple of those to be chosen; half of them are drawn uniformly.
-const CHAINED: usize = 4;
-const CHAINS: usize = 8;
-const TEMPERATURE: f64 = 0.9;
 
 const JACKKNIFE: nested::Estimate = nested::Estimate::Jackknife;
 
@@ -104,8 +97,10 @@ impl Candidates<'_> {
         spent: &mut Spent,
     ) -> anyhow::Result<Vec<f32>> {
         let share = |share: f64| (open.len() as f64 * share).round() as usize;
-        let viewed = funnel::closer(&columns.open(), share(VIEWED.0), share(VIEWED.1), seed)?;
-        let how = Deep { views: VIEWS, chains: 0, temperature: TEMPERATURE, seed };
+        let tiers = Funnel::default();
+        let (best, random) = (share(tiers.view_share), share(tiers.random_share));
+        let viewed = funnel::closer(&columns.open(), best, random, seed)?;
+        let how = Deep { views: tiers.views as usize, chains: 0, temperature: tiers.temperature, seed };
         let (mut visual, mut language) = (vec![None; open.len()], vec![None; open.len()]);
         for (row, depth) in self.look(open, &viewed, how, spent).await? {
             let design = nested::Design { views: depth.views, paraphrases: depth.paraphrases, chains: 1 };
@@ -136,8 +131,10 @@ impl Candidates<'_> {
         seed: u64,
         spent: &mut Spent,
     ) -> anyhow::Result<Vec<f32>> {
-        let chained = funnel::closer(&columns.open(), n * CHAINED / 2, n * CHAINED / 2, seed ^ 1)?;
-        let how = Deep { views: 1, chains: CHAINS, temperature: TEMPERATURE, seed };
+        let tiers = Funnel::default();
+        let half = n * tiers.chain_factor as usize / 2;
+        let chained = funnel::closer(&columns.open(), half, half, seed ^ 1)?;
+        let how = Deep { views: 1, chains: tiers.chains as usize, temperature: tiers.temperature, seed };
         let mut reasoning = vec![None; open.len()];
         for (row, depth) in self.look(open, &chained, how, spent).await? {
             let design = nested::Design { views: 1, paraphrases: 1, chains: depth.chains };

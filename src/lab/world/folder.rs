@@ -29,7 +29,9 @@ pub struct Row {
     pub image: String,
     /// The question.
     pub question: String,
-    /// What an annotator says in `pool.jsonl`, the right answer in `test.jsonl`.
+    /// The right answer in `test.jsonl`; what an annotator says in `pool.jsonl`, where an experiment needs it and a service
+    /// that is to have it labelled does not.
+    #[serde(default)]
     pub answer: String,
     /// The steps to the answer.
     #[serde(default)]
@@ -94,6 +96,14 @@ impl Folder {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut pool = Vec::with_capacity(self.pool.len());
         for row in &self.pool {
+            if row.answer.is_empty() {
+                let file = self.path.join(POOL);
+                bail!(
+                    "{}, sample {}: field answer: is missing: an experiment has nobody to ask",
+                    file.display(),
+                    row.id
+                );
+            }
             let sample = self.sample(row)?;
             pool.push(Item { annotation: Annotation::of(&sample), sample, outlier: false, easy: false });
         }
@@ -141,7 +151,7 @@ fn rows(folder: &Path, name: &str, seen: &mut HashSet<String>) -> anyhow::Result
         match serde_json::from_str::<Row>(line) {
             Err(error) => faults.push(format!("{place}: {error}: {}", cure(&error))),
             Ok(row) => {
-                let own = check(&row, folder, seen);
+                let own = check(&row, folder, seen, name == TEST);
                 faults.extend(own.into_iter().map(|fault| format!("{place}, {fault}")));
                 rows.push(row);
             }
@@ -161,22 +171,23 @@ fn rows(folder: &Path, name: &str, seen: &mut HashSet<String>) -> anyhow::Result
 /// How to mend a line that is not a row.
 fn cure(error: &serde_json::Error) -> &'static str {
     if error.is_data() {
-        "each line is an object with id, image, question and answer, and optionally reasoning, regions, family, split, \
-         choices, paraphrases"
+        "each line is an object with id, image, question and (in test.jsonl and for experiments) answer, and optionally \
+         reasoning, regions, family, split, choices, paraphrases"
     } else {
         "each line has to be one complete JSON object"
     }
 }
 
 /// What is wrong with a row: the field and the cure.
-fn check(row: &Row, folder: &Path, seen: &mut HashSet<String>) -> Vec<String> {
+fn check(row: &Row, folder: &Path, seen: &mut HashSet<String>, answered: bool) -> Vec<String> {
     let mut faults = Vec::new();
     let mut check = |ok: bool, field: &str, text: String| {
         if !ok {
             faults.push(format!("field {field}: {text}"));
         }
     };
-    for (field, text) in [("id", &row.id), ("question", &row.question), ("answer", &row.answer)] {
+    let texts = [("id", &row.id), ("question", &row.question)];
+    for (field, text) in texts.into_iter().chain(answered.then_some(("answer", &row.answer))) {
         check(!text.trim().is_empty(), field, "is empty: give it a text".to_owned());
     }
     let fresh = seen.insert(row.id.clone());
@@ -192,7 +203,9 @@ fn check(row: &Row, folder: &Path, seen: &mut HashSet<String>) -> Vec<String> {
         );
     }
     let answer = row.answer.trim();
-    let closed = row.choices.is_empty() || row.choices.iter().any(|choice| choice.trim() == answer);
+    let closed = answer.is_empty()
+        || row.choices.is_empty()
+        || row.choices.iter().any(|choice| choice.trim() == answer);
     check(closed, "answer", format!("{answer:?} is not among the choices: add it there or mend it"));
     for region in &row.regions {
         let [x0, y0, x1, y1] = *region;

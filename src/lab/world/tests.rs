@@ -274,7 +274,7 @@ fn faults_of_a_folder_name_file_line_field_and_cure() -> anyhow::Result<()> {
     std::fs::write(folder.path().join(folder::TEST), "")?;
     for (line, wanted) in [
         (r#"{"id":"a""#, ["line 2", "one complete JSON object"]),
-        (r#"{"id":"b","image":"a.png","question":"Why?"}"#, ["line 2", "missing field `answer`"]),
+        (r#"{"id":"b","image":"a.png","answer":"so"}"#, ["line 2", "missing field `question`"]),
         (r#"{"id":"b","picture":"a.png"}"#, ["line 2", "unknown field `picture`"]),
         (r#"{"id":"a","image":"a.png","question":"Why?","answer":"so"}"#, ["field id", "unique"]),
         (r#"{"id":"b","image":"b.png","question":"Why?","answer":"so"}"#, ["field image", "add it"]),
@@ -293,5 +293,20 @@ fn faults_of_a_folder_name_file_line_field_and_cure() -> anyhow::Result<()> {
         let told = read();
         assert!(wanted.iter().all(|part| told.contains(part)), "{told}");
     }
+    Ok(())
+}
+
+#[test]
+fn what_is_to_be_labelled_needs_no_answer_but_an_experiment_and_a_test_do() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("a.png"), b"x")?;
+    let row = r#"{"id":"a","image":"a.png","question":"Why?","choices":["so","no"]}"#;
+    std::fs::write(dir.path().join(folder::POOL), row)?;
+    std::fs::write(dir.path().join(folder::TEST), "")?;
+    let told = folder::Folder::read(dir.path())?.world().expect_err("nobody to ask").to_string();
+    assert!(told.contains("sample a: field answer"), "{told}");
+    std::fs::write(dir.path().join(folder::TEST), row.replace("\"a\"", "\"b\""))?;
+    let told = folder::Folder::read(dir.path()).expect_err("a test without an answer").to_string();
+    assert!(told.contains("test.jsonl, line 1, field answer"), "{told}");
     Ok(())
 }
