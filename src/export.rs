@@ -108,7 +108,9 @@ mod tests {
             total_steps: 1,
             weight_decay: 0.0,
             grad_clip: 1.0,
+            shrink: 1.0,
             seed: 1,
+            objective: engine::Objective::default(),
             resume: None,
         };
         let (fork, _) = engine.begin_training(spec).await.expect("a fork");

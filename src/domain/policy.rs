@@ -1,8 +1,10 @@
 //! How a pool's loop runs: what is planned, who may label, when to train, what may be promoted.
 
 mod parts;
+mod training;
 
-pub use parts::{Adaptive, Funnel, Gate, Meter, Stopping, Training, TrainingMode};
+pub use parts::{Adaptive, Funnel, Gate, Meter, Stopping};
+pub use training::{InitFrom, Losses, Method, Refinement, Start, Training, TrainingMode};
 
 use super::{Time, Violation};
 use std::time::Duration;
@@ -155,19 +157,6 @@ impl Policy {
             "train_after",
             "must be at least one second",
         );
-        let t = &self.training;
-        check((1..=1024).contains(&t.lora_rank), "training.lora_rank", "must be 1 to 1024");
-        check(positive(t.lora_alpha), "training.lora_alpha", "must be above 0");
-        check((0.0..1.0).contains(&t.lora_dropout), "training.lora_dropout", "must be in [0, 1)");
-        check(
-            positive(t.learning_rate) && t.learning_rate <= 1.0,
-            "training.learning_rate",
-            "must be above 0, at most 1",
-        );
-        check((1..=4096).contains(&t.batch_size), "training.batch_size", "must be 1 to 4096");
-        check((1..=10_000).contains(&t.epochs), "training.epochs", "must be 1 to 10,000");
-        check(t.min_steps >= 1 && t.min_steps <= t.max_steps, "training.min_steps", "must be 1 to max_steps");
-        check(t.checkpoint_steps >= 1, "training.checkpoint_steps", "must be at least 1");
         check(unit(self.gate.max_accuracy_drop), "gate.max_accuracy_drop", "must be 0 to 1");
         check(unit(self.gate.max_calibration_rise), "gate.max_calibration_rise", "must be 0 to 1");
         check(
@@ -214,6 +203,7 @@ impl Policy {
             "must be above 0, at most 2",
         );
         check(unit(f.max_flips), "funnel.max_flips", "must be 0 to 1");
+        found.extend(self.training.violations(prefix));
         found
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Chain {
     pub parsed: bool,
     /// Sum of the entropies of the distributions that its tokens were taken from, nats.
     pub entropy: f32,
+    /// Mean log-probability of its tokens, nats; 0 without tokens.
+    pub log_prob: f32,
 }
 
 impl Chain {
@@ -33,7 +35,9 @@ impl Chain {
             tokens.truncate(at);
         }
         let entropy = generated.entropies.iter().take(tokens.len()).sum();
-        Self { tokens, parsed: at.is_some(), entropy }
+        let log_prob =
+            generated.log_probs.iter().take(tokens.len()).sum::<f32>() / tokens.len().max(1) as f32;
+        Self { tokens, parsed: at.is_some(), entropy, log_prob }
     }
 
     /// What stands between the prompt and the answer.

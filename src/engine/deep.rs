@@ -41,15 +41,15 @@ impl Wordings {
 
 /// One distribution to be found: of which question, under which view, in which wording.
 #[derive(Debug, Clone, Copy)]
-struct Cell {
-    question: usize,
-    view: usize,
-    wording: usize,
-    chain: usize,
+pub(super) struct Cell {
+    pub question: usize,
+    pub view: usize,
+    pub wording: usize,
+    pub chain: usize,
 }
 
 /// What comes before the questions, read once.
-struct Before {
+pub(super) struct Before {
     cache: KvCache,
     /// int64 `[prefixes, T]`.
     mask: Tensor,
@@ -136,7 +136,7 @@ impl Scorer<'_> {
     }
 
     /// Reads what comes before the questions; equal beginnings with equal pictures are one.
-    fn read_before(&mut self, batch: &[&Wordings]) -> Result<Before, EngineError> {
+    pub(super) fn read_before(&mut self, batch: &[&Wordings]) -> Result<Before, EngineError> {
         let mut prefixes: Vec<&Question> = Vec::new();
         let mut of = Vec::with_capacity(batch.len());
         let same = |a: &Question, b: &Question| {
@@ -209,7 +209,13 @@ impl Scorer<'_> {
     }
 
     /// Samples a chain for every cell.
-    fn sample(&mut self, batch: &[&Wordings], how: &Deep, before: &Before, cells: &[Cell]) -> Vec<Chain> {
+    pub(super) fn sample(
+        &mut self,
+        batch: &[&Wordings],
+        how: &Deep,
+        before: &Before,
+        cells: &[Cell],
+    ) -> Vec<Chain> {
         let texts: Vec<Vec<i64>> =
             cells.iter().map(|cell| batch[cell.question].suffix(cell.wording).to_vec()).collect();
         let own_room = |cell: &Cell| room(self.preparer, &batch[cell.question].0[cell.wording]);
@@ -318,7 +324,12 @@ impl Scorer<'_> {
     }
 
     /// Reads `texts` behind what comes before their cells: cache, mask and the last hidden states `[rows, D]`.
-    fn feed(&mut self, before: &Before, cells: &[Cell], texts: &[Vec<i64>]) -> (KvCache, Tensor, Tensor) {
+    pub(super) fn feed(
+        &mut self,
+        before: &Before,
+        cells: &[Cell],
+        texts: &[Vec<i64>],
+    ) -> (KvCache, Tensor, Tensor) {
         let Fed { mut cache, mask, embeds } = self.prepare_rows(before, cells, texts);
         let (rows, width) = (embeds.size()[0], embeds.size()[1]);
         self.count(texts.iter().map(Vec::len).sum(), rows, width, cache.len(), rows);
@@ -350,7 +361,7 @@ impl Scorer<'_> {
     }
 
     /// Ranges of rows that one pass holds.
-    fn chunks(&self, before: &Before, texts: &[Vec<i64>]) -> Vec<std::ops::Range<usize>> {
+    pub(super) fn chunks(&self, before: &Before, texts: &[Vec<i64>]) -> Vec<std::ops::Range<usize>> {
         let width = before.mask.size()[1] as usize + texts.iter().map(Vec::len).max().unwrap_or(0);
         let height = (self.budget / width.max(1)).max(1);
         (0..texts.len()).step_by(height).map(|from| from..(from + height).min(texts.len())).collect()
@@ -359,7 +370,7 @@ impl Scorer<'_> {
 
 impl Wordings {
     /// What follows the images in a wording, up to where a reasoning or the mark begins.
-    fn suffix(&self, wording: usize) -> &[i64] {
+    pub(super) fn suffix(&self, wording: usize) -> &[i64] {
         let question = &self.0[wording];
         &question.prompt[question.text_from..]
     }

@@ -4,20 +4,29 @@
 //! CPU: dropout is seeded by (seed, step, pass, layer), so no generator's state has to be kept. A step whose loss or gradient is not
 //! finite is not taken. Deliberately absent: which labels a step sees (`training::batches`).
 
+use super::lesson::{Key, Lesson, answer_alone};
 use super::memory::{self, Spent};
-use super::prepare::{Lesson, Picture};
-use super::sight::{Tower, VisionCache, see};
-use super::{Cost, EngineError, StepStats, Trainable, TrainingSpec};
-use crate::model::{self, LoraConfig, ModelError, Pass, Replies, Vlm};
+use super::mine::{self, Mined};
+use super::pass::{Aim, Counts, Tally, Terms, Unit, pass};
+use super::rows::{Eyes, Hide, Row, packed};
+use super::sight::{Tower, VisionCache};
+use super::{EngineError, Mixture, Refinement, RefinementKind, StepStats, Trainable, TrainingSpec};
+use crate::model::{self, LoraConfig, ModelError, Pass, Vlm};
 use crate::training::adamw::{AdamW, AdamWConfig, warmup_cosine};
-use crate::training::sft::{self, Reply};
+use crate::training::rewards::advantages;
+use crate::training::sft::Reply;
 use std::collections::HashMap;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 const STEP: &str = "active_vlm.step";
 const BASE: &str = "active_vlm.base";
+const MINED: &str = "active_vlm.mined";
+const USUAL_KEY: &str = "active_vlm.usual";
+const START: &str = "active_vlm.start";
 const PARAM: &str = "param.";
 const OPTIM: &str = "optim.";
+/// Share of the running mean of log-ratios that a step leaves.
+const USUAL: f64 = 0.9;
 
 /// What a training moves, in the model's words; adapters go beside `targets`.
 pub(super) fn trainable(spec: Trainable, targets: &[String]) -> model::Trainable {
@@ -44,8 +53,15 @@ pub(super) struct Fork {
     tower: Option<Tower>,
     /// Whether layers are computed twice instead of being kept.
     checkpointing: bool,
-    /// Rows of a pass that memory is known to suffice for.
-    rows: usize,
+    /// Labels of a pass that memory is known to suffice for.
+    units_at_once: usize,
+    /// Tokens of ` Answer:`, and the one that ends an utterance.
+    mark: Vec<i64>,
+    end: i64,
+    /// What the model's own reasonings left to learn from.
+    mined: Mined,
+    /// Running mean of beta times the log-ratios.
+    usual: f64,
 }
 
 impl Fork {
@@ -56,11 +72,24 @@ impl Fork {
         mut spec: TrainingSpec,
         base: &str,
         checkpointing: bool,
+        (mark, end): (Vec<i64>, i64),
     ) -> Result<Self, EngineError> {
         let config = AdamWConfig { weight_decay: spec.weight_decay, ..AdamWConfig::default() };
         let resume = spec.resume.take();
         let optimiser = AdamW::new(vlm.trainable(), config);
-        let mut fork = Self { vlm, optimiser, spec, step: 0, tower, checkpointing, rows: usize::MAX };
+        let mut fork = Self {
+            vlm,
+            optimiser,
+            spec,
+            step: 0,
+            tower,
+            checkpointing,
+            units_at_once: usize::MAX,
+            mark,
+            end,
+            mined: Mined::default(),
+            usual: 0.0,
+        };
         if let Some(bytes) = resume {
             fork.import(&bytes, base)?;
         }
@@ -82,35 +111,51 @@ impl Fork {
         self.step
     }
 
-    /// One optimiser step over `lessons`, in forward passes of at most `budget` padded tokens.
+    /// One optimiser step over `lessons`, in forward passes of at most `eyes.budget` padded tokens.
+    ///
+    /// `rewarded` are reasonings written just now and how they came out, lesson by lesson; empty but in steps by reward.
     pub fn train(
         &mut self,
         lessons: &[Lesson],
+        rewarded: &[Vec<(Vec<i64>, f32)>],
         cache: &mut VisionCache,
         budget: usize,
         skipped: u32,
     ) -> Result<StepStats, EngineError> {
+        let units = self.units(lessons, rewarded);
+        let tokens = units.iter().map(|unit| unit.tokens() as u64).sum();
         self.vlm.set_training(true);
-        let outcome = tch::with_grad(|| self.gradients(lessons, cache, budget));
+        let outcome = tch::with_grad(|| self.gradients(&units, cache, budget));
         self.vlm.set_training(false);
-        let (losses, tokens) = outcome?;
-        let loss: f64 = losses.iter().zip(sft::WEIGHTS).map(|(loss, weight)| loss * weight).sum();
+        let mut parts = outcome?;
+        let loss = parts.remove("loss").unwrap_or(0.0);
+        let ratio = parts.remove("ratio");
         let grad_norm = self.optimiser.clip_grad_norm(self.spec.grad_clip);
         if !loss.is_finite() || !grad_norm.is_finite() {
             self.optimiser.zero_grad();
             return Err(EngineError::Diverged { step: self.step, loss: loss as f32 });
         }
-        let (warmup, total) = (self.spec.warmup as usize, self.spec.total_steps as usize);
-        let lr = warmup_cosine(self.step as usize, warmup, total, self.spec.learning_rate);
+        let lr = self.learning_rate();
+        if self.refining().is_some() && self.step == self.spec.total_steps {
+            self.optimiser.restart();
+        }
         self.optimiser.step(lr);
         self.optimiser.zero_grad();
         self.step += 1;
+        if let Some(ratio) = ratio {
+            self.usual = USUAL * self.usual + (1.0 - USUAL) * ratio;
+        }
+        let outcomes = || rewarded.iter().flatten();
+        if outcomes().next().is_some() {
+            let right = outcomes().map(|(_, reward)| f64::from(*reward)).sum::<f64>();
+            parts.insert("right", right / outcomes().count() as f64);
+        }
+        // A part that the batch does not have is left out.
+        parts.retain(|name, value| *value != 0.0 || !["answer", "reasoning", "direct"].contains(name));
         Ok(StepStats {
             step: self.step,
             loss: loss as f32,
-            loss_answer: losses[0] as f32,
-            loss_reasoning: losses[1] as f32,
-            loss_direct: losses[2] as f32,
+            parts: parts.into_iter().map(|(name, value)| (name, value as f32)).collect(),
             tokens,
             grad_norm: grad_norm as f32,
             lr,
@@ -118,26 +163,126 @@ impl Fork {
         })
     }
 
-    /// Adds the batch's gradients up; returns each part's loss and the tokens read. Where memory does not suffice it
-    /// begins again with half as many rows at once, now and in later steps.
+    /// Whether the supervised steps are over.
+    pub fn refining(&self) -> Option<&Refinement> {
+        self.spec.objective.refinement.as_ref().filter(|_| self.step >= self.spec.total_steps)
+    }
+
+    /// The refinement that is to come or on its way.
+    pub fn refinement(&self) -> Option<&Refinement> {
+        self.spec.objective.refinement.as_ref()
+    }
+
+    /// Labels that there is something mined about.
+    pub fn mined_keys(&self) -> Vec<Key> {
+        let Mined { pairs, sound } = &self.mined;
+        pairs.keys().chain(sound.keys()).copied().collect()
+    }
+
+    /// What its own reasonings have left to learn from.
+    pub fn mined(&mut self) -> &mut Mined {
+        &mut self.mined
+    }
+
+    /// Seeds what is sampled at this step.
+    pub fn seed(&self) -> u64 {
+        self.spec.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.step)
+    }
+
+    /// Names the weights that it began with.
+    fn start(&self) -> String {
+        self.spec.base.map_or_else(|| "base".to_owned(), |version| version.to_string())
+    }
+
+    fn learning_rate(&self) -> f64 {
+        let spec = &self.spec;
+        match self.refining() {
+            None => {
+                let (warmup, total) = (spec.warmup as usize, spec.total_steps as usize);
+                warmup_cosine(self.step as usize, warmup, total, spec.learning_rate)
+            }
+            Some(refinement) => {
+                let step = (self.step - spec.total_steps) as usize;
+                let total = refinement.steps as usize;
+                warmup_cosine(step, total / 10, total, refinement.learning_rate)
+            }
+        }
+    }
+
+    /// What each lesson is read for at this step.
+    fn units<'l>(&self, lessons: &'l [Lesson], rewarded: &[Vec<(Vec<i64>, f32)>]) -> Vec<Unit<'l>> {
+        let refining = self.refining().map(|refinement| refinement.kind);
+        let row = |lesson: &'l Lesson, hide, replies| Row { lesson, hide, replies };
+        let whole = |lesson: &'l Lesson, replies| row(lesson, Hide::Nothing, replies);
+        let unit = |(at, lesson): (usize, &'l Lesson)| {
+            let taught = || Unit {
+                rows: vec![whole(lesson, lesson.replies.clone())],
+                aim: Aim::Teach,
+                advantages: Vec::new(),
+            };
+            let mine = |count: usize| (self.step as usize) % count.max(1);
+            match refining {
+                Some(RefinementKind::Contrast(mixture)) => {
+                    let Some(pairs) = self.mined.pairs.get(&lesson.key) else { return taught() };
+                    let pair = &pairs[mine(pairs.len())];
+                    let chosen = Reply::whole(pair.chosen.clone());
+                    let replies =
+                        vec![lesson.direct().clone(), chosen.clone(), Reply::whole(pair.rejected.clone())];
+                    let mut rows = vec![whole(lesson, replies)];
+                    if mixture.image > 0.0 && lesson.points() {
+                        rows.push(row(lesson, Hide::Evidence, vec![chosen]));
+                    }
+                    Unit { rows, aim: Aim::Prefer(pair.reference), advantages: Vec::new() }
+                }
+                Some(RefinementKind::Imitation) => {
+                    let Some(own) = self.mined.sound.get(&lesson.key) else { return taught() };
+                    let (chain, answer) = &own[mine(own.len())];
+                    let (mark, end) = (&self.mark, self.end);
+                    let weight = lesson.direct().weight;
+                    let own = mine::taught(chain, answer, mark, end, weight);
+                    let replies = std::iter::once(lesson.direct().clone()).chain(own).collect();
+                    Unit { rows: vec![whole(lesson, replies)], ..taught() }
+                }
+                Some(RefinementKind::Reward) => {
+                    let own = rewarded.get(at).map_or(&[][..], Vec::as_slice);
+                    let rewards: Vec<f32> = own.iter().map(|(_, reward)| *reward).collect();
+                    let advantages = advantages(&rewards);
+                    let sampled =
+                        own.iter().take(advantages.len()).map(|(tokens, _)| Reply::whole(tokens.clone()));
+                    let replies = std::iter::once(lesson.direct().clone()).chain(sampled).collect();
+                    Unit { rows: vec![whole(lesson, replies)], aim: Aim::Teach, advantages }
+                }
+                None if self.spec.objective.faithfulness > 0.0 && lesson.points() => {
+                    let alone = || vec![answer_alone(lesson.direct())];
+                    let mut rows = vec![whole(lesson, lesson.replies.clone())];
+                    rows.extend(
+                        [Hide::Rest, Hide::Evidence, Hide::All].map(|hide| row(lesson, hide, alone())),
+                    );
+                    Unit { rows, aim: Aim::Point, advantages: Vec::new() }
+                }
+                None => taught(),
+            }
+        };
+        lessons.iter().enumerate().map(unit).collect()
+    }
+
+    /// Adds the step's gradients up; returns its parts. Where memory does not suffice it begins again with half as many
+    /// units at once, now and in later steps.
     fn gradients(
         &mut self,
-        lessons: &[Lesson],
+        units: &[Unit<'_>],
         cache: &mut VisionCache,
         budget: usize,
-    ) -> Result<([f64; 3], u64), EngineError> {
+    ) -> Result<Tally, EngineError> {
         loop {
-            let groups = groups(lessons, budget, self.rows);
+            let groups = packed(units, Unit::tokens, budget, self.units_at_once);
             let largest = groups.iter().map(Vec::len).max().unwrap_or(0);
-            let spent = match memory::spent(|| self.accumulate(lessons, &groups, cache, budget)) {
+            let spent = match memory::spent(|| self.accumulate(units, &groups, cache, budget)) {
                 Ok(Err(EngineError::Torch(text))) if memory::says(&text) => {
                     memory::note();
                     true
                 }
-                Ok(outcome) => {
-                    let tokens = lessons.iter().map(|lesson| lesson.tokens() as u64).sum();
-                    return outcome.map(|losses| (losses, tokens));
-                }
+                Ok(outcome) => return outcome,
                 Err(Spent) => true,
             };
             // Gradients of the passes before are dropped with those of the one that failed.
@@ -145,80 +290,41 @@ impl Fork {
             if spent && largest <= 1 {
                 return Err(EngineError::OutOfMemory);
             }
-            self.rows = largest / 2;
+            self.units_at_once = largest / 2;
         }
     }
 
     fn accumulate(
         &self,
-        lessons: &[Lesson],
-        groups: &[Vec<&Lesson>],
+        units: &[Unit<'_>],
+        groups: &[Vec<&Unit<'_>>],
         cache: &mut VisionCache,
         budget: usize,
-    ) -> Result<[f64; 3], EngineError> {
-        let replies = || lessons.iter().flat_map(|lesson| &lesson.replies);
-        let counts = sft::PARTS.map(|part| replies().map(|reply| reply.count(part)).sum());
-        let mut losses = [0.0; 3];
+    ) -> Result<Tally, EngineError> {
+        let objective = &self.spec.objective;
+        let mixture = match self.refining().map(|refinement| refinement.kind) {
+            Some(RefinementKind::Contrast(mixture)) => mixture,
+            _ => Mixture::default(),
+        };
+        let share = self.step as f64 / self.spec.steps().max(1) as f64;
+        let terms = Terms {
+            objective,
+            mixture,
+            attention: objective.attention.map_or(0.0, |attention| attention.at(share)),
+            usual: self.usual,
+            counts: Counts::of(units),
+        };
+        let mut tally = Tally::new();
         for (number, group) in groups.iter().enumerate() {
-            for share in self.pass(group, number, counts, cache, budget)? {
-                losses.iter_mut().zip(share).for_each(|(sum, part)| *sum += part);
-            }
+            // The multipliers keep the draws of neighbouring seeds, steps and passes apart.
+            let seed = (self.spec.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+                .wrapping_add(self.step.wrapping_mul(0xbf58_476d_1ce4_e5b9))
+                .wrapping_add((number as u64).wrapping_mul(0x94d0_49bb_1331_11eb));
+            let how = Pass { seed: seed as i64, checkpointing: self.checkpointing };
+            let mut eyes = Eyes { tower: self.tower, cache, budget };
+            pass(&self.vlm, group, terms, how, &mut eyes, &mut tally)?;
         }
-        Ok(losses)
-    }
-
-    /// One pass forwards and back: the prompts once, with their direct and their reasoned replies over the prompts'
-    /// keys and values. Returns the parts' losses of each kind of reply.
-    fn pass(
-        &self,
-        group: &[&Lesson],
-        number: usize,
-        counts: [usize; 3],
-        cache: &mut VisionCache,
-        budget: usize,
-    ) -> Result<Vec<[f64; 3]>, EngineError> {
-        memory::rehearse(group.len());
-        let vlm = &self.vlm;
-        let pictures: Vec<&Picture> =
-            group.iter().flat_map(|lesson| lesson.pictures.iter().map(AsRef::as_ref)).collect();
-        let visual = see(vlm, &pictures, self.tower, cache, budget, &mut Cost::default());
-        let prompts: Vec<Vec<i64>> = group.iter().map(|lesson| lesson.prompt.clone()).collect();
-        let inputs = vlm.prompts(&prompts, &visual).map_err(|e| EngineError::Invalid(e.to_string()))?;
-        let kinds = group.iter().map(|lesson| lesson.replies.len()).max().unwrap_or(0);
-        let (taught, replies): (Vec<Vec<&Reply>>, Vec<Replies>) =
-            (0..kinds).map(|kind| self.replies(group, kind, &inputs.mask)).unzip();
-        // The multipliers keep the draws of neighbouring seeds, steps and passes apart.
-        let seed = (self.spec.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-            .wrapping_add(self.step.wrapping_mul(0xbf58_476d_1ce4_e5b9))
-            .wrapping_add((number as u64).wrapping_mul(0x94d0_49bb_1331_11eb));
-        let pass = Pass { seed: seed as i64, checkpointing: self.checkpointing };
-        let mut parts = Vec::new();
-        vlm.joint(&inputs, &replies, pass, |asked, answered| {
-            let asked = asked.slice(1, -1, None, 1);
-            let mut total = Vec::new();
-            for ((taught, replies), hidden) in taught.iter().zip(&replies).zip(answered) {
-                let hidden = Tensor::cat(&[&asked.index_select(0, &replies.rows), hidden], 1);
-                let places = sft::places(taught, hidden.size()[1] as usize);
-                let at = Tensor::from_slice(&places.predictors).to_device(hidden.device());
-                let logits = vlm.logits(&hidden.flatten(0, 1).index_select(0, &at));
-                let share = sft::loss(&logits, &places, counts, sft::WEIGHTS);
-                total.push(share.total);
-                parts.push(share.parts);
-            }
-            Tensor::stack(&total, 0).sum(Kind::Float)
-        })?;
-        Ok(parts)
-    }
-
-    /// The replies of one kind in a group, and as the model takes them after prompts of which `mask` is real.
-    fn replies<'l>(&self, group: &[&'l Lesson], kind: usize, mask: &Tensor) -> (Vec<&'l Reply>, Replies) {
-        let of_kind = |(row, lesson): (usize, &&'l Lesson)| Some((row as i64, lesson.replies.get(kind)?));
-        let (rows, replies): (Vec<i64>, Vec<&Reply>) = group.iter().enumerate().filter_map(of_kind).unzip();
-        let rows = Tensor::from_slice(&rows).to_device(self.vlm.device());
-        let tokens: Vec<&[i64]> = replies.iter().map(|reply| reply.tokens.as_slice()).collect();
-        let (ids, real) = self.vlm.batch_right(&tokens);
-        let mask = Tensor::cat(&[mask.index_select(0, &rows), real], 1);
-        (replies, Replies { rows, embeds: self.vlm.embed_text(&ids), mask })
+        Ok(tally)
     }
 
     /// Weights, optimiser and step as safetensors bytes. `base` is the base model's sha256.
@@ -228,8 +334,15 @@ impl Fork {
         let state =
             self.optimiser.export().into_iter().map(|(name, tensor)| (format!("{OPTIM}{name}"), tensor));
         let tensors: Vec<(String, Tensor)> = params.chain(state).collect();
-        let about =
-            HashMap::from([(STEP.to_owned(), self.step.to_string()), (BASE.to_owned(), base.to_owned())]);
+        let mined = serde_json::to_string(&self.mined).map_err(|e| EngineError::Invalid(e.to_string()))?;
+        let about = HashMap::from([
+            (STEP.to_owned(), self.step.to_string()),
+            (BASE.to_owned(), base.to_owned()),
+            (MINED.to_owned(), mined),
+            (START.to_owned(), self.start()),
+            // By its bits, so that it comes back the same.
+            (USUAL_KEY.to_owned(), self.usual.to_bits().to_string()),
+        ]);
         model::to_bytes(&tensors, about).map_err(bad)
     }
 
@@ -243,8 +356,17 @@ impl Fork {
         if about.get(BASE).is_some_and(|found| found != base) {
             return Err(misfit("it was made from another base model"));
         }
+        if about.get(START).is_some_and(|found| *found != self.start()) {
+            return Err(misfit("it began with another version's weights"));
+        }
         let step = about.get(STEP).and_then(|step| step.parse().ok());
         self.step = step.ok_or_else(|| misfit("it does not say its step"))?;
+        if let Some(mined) = about.get(MINED) {
+            self.mined = serde_json::from_str(mined).map_err(|e| misfit(&e.to_string()))?;
+        }
+        if let Some(bits) = about.get(USUAL_KEY).and_then(|bits| bits.parse().ok()) {
+            self.usual = f64::from_bits(bits);
+        }
         let _guard = tch::no_grad_guard();
         for (name, mut own) in self.vlm.trainable() {
             let stored = tensors.remove(&format!("{PARAM}{name}"));
@@ -259,21 +381,6 @@ impl Fork {
             tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix(OPTIM)?.to_owned(), t)));
         self.optimiser.import(state.collect()).map_err(|e| misfit(&e.to_string()))
     }
-}
-
-/// Lessons of about one length together, each group within `budget` padded tokens and `rows` rows (one lesson may exceed
-/// the budget alone).
-fn groups(lessons: &[Lesson], budget: usize, rows: usize) -> Vec<Vec<&Lesson>> {
-    let mut rest: Vec<&Lesson> = lessons.iter().collect();
-    rest.sort_by_key(|lesson| lesson.tokens());
-    let mut groups = Vec::new();
-    while !rest.is_empty() {
-        let most = rest.len().min(rows);
-        let fits = (1..=most).take_while(|&n| n == 1 || n * rest[n - 1].tokens() <= budget).count();
-        let later = rest.split_off(fits.max(1));
-        groups.push(std::mem::replace(&mut rest, later));
-    }
-    groups
 }
 
 /// Errors about stored bytes, in the engine's words.

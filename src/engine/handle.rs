@@ -6,14 +6,15 @@
 use super::command::Command;
 use super::deep::Wordings;
 use super::evaluate::judge;
-use super::prepare::{Album, Lesson, Preparer, Question};
+use super::mine::{self, Exercise};
+use super::prepare::{Album, Preparer, Question};
 use super::queue::{Lane, Queue, Refused};
 use super::scoring::Scored;
 use super::thread::{Gauges, Machine};
 use super::{
     Cost, Deep, DeepItem, DeepReply, EngineConfig, EngineError, EngineHealth, EngineInfo, EvalItem,
-    EvalOutcome, ForkId, ItemError, ModelRef, PredictItem, Prediction, ScoreItem, ScoreReply, Source,
-    StepStats, Target, TrainItem, TrainingSpec,
+    EvalOutcome, ForkId, ItemError, MineStats, ModelRef, PredictItem, Prediction, ScoreItem, ScoreReply,
+    Source, StepStats, Target, TrainItem, TrainingSpec,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -274,16 +275,33 @@ impl Engine {
     /// `Invalid` when no item can be read; `Diverged` when the loss is not finite (the step is not taken).
     pub async fn train_step(&self, fork: ForkId, batch: Vec<TrainItem>) -> Result<StepStats, EngineError> {
         let preparer = self.inner.preparer.clone();
-        let (lessons, errors) = joined(spawn_blocking(move || lessons(&preparer, &batch))).await?;
-        if lessons.is_empty() {
+        let (exercises, errors) = joined(spawn_blocking(move || exercises(&preparer, &batch))).await?;
+        if exercises.is_empty() {
             let first = errors.first().map_or("it is empty".to_owned(), ToString::to_string);
             return Err(EngineError::Invalid(format!("no item of the training batch can be used: {first}")));
         }
         let skipped = errors.len() as u32;
         self.call(self.lane(Lane::Train), "train_step", Some(fork), move |machine| {
-            machine.train(fork, &lessons, skipped)
+            machine.train(fork, exercises, skipped)
         })
         .await
+    }
+
+    /// Has a fork reason about some of its labels, and keeps in it what its refinement is to learn from. Items that cannot
+    /// be read are left out.
+    ///
+    /// # Errors
+    /// `Invalid` where the training has no refinement, or two items have one key.
+    pub async fn mine(&self, fork: ForkId, items: Vec<TrainItem>) -> Result<MineStats, EngineError> {
+        let preparer = self.inner.preparer.clone();
+        let (exercises, _) = joined(spawn_blocking(move || exercises(&preparer, &items))).await?;
+        self.call(self.lane(Lane::Train), "mine", Some(fork), move |machine| machine.mine(fork, &exercises))
+            .await
+    }
+
+    /// The labels that a fork has mined something about, by their keys, rising.
+    pub async fn mined(&self, fork: ForkId) -> Result<Vec<u64>, EngineError> {
+        self.call(Lane::Urgent, "mined", Some(fork), move |machine| machine.mined(fork)).await
     }
 
     /// Everything needed to go on later as if nothing had happened: weights, optimiser, step.
@@ -365,15 +383,22 @@ fn judged(scored: Vec<Result<Scored, ItemError>>, known: Vec<Known>) -> Vec<Resu
     outcomes.collect()
 }
 
-fn lessons(preparer: &Preparer, batch: &[TrainItem]) -> (Vec<Lesson>, Vec<ItemError>) {
-    let (mut lessons, mut errors, mut album) = (Vec::with_capacity(batch.len()), Vec::new(), Album::new());
+fn exercises(preparer: &Preparer, batch: &[TrainItem]) -> (Vec<Exercise>, Vec<ItemError>) {
+    let (mut exercises, mut errors, mut album) = (Vec::with_capacity(batch.len()), Vec::new(), Album::new());
     for item in batch {
-        match preparer.lesson(&item.images, &item.question, &item.answer, &item.reasoning, &mut album) {
-            Ok(lesson) => lessons.push(lesson),
+        let lesson = preparer.lesson(item, &mut album);
+        let question = preparer.question(&item.images, &item.question, &[], &mut album);
+        match lesson.and_then(|lesson| Ok((lesson, question?))) {
+            Ok((lesson, question)) => exercises.push(Exercise {
+                lesson,
+                wordings: mine::asked(question),
+                steps: item.reasoning.clone(),
+                answer: item.answer.clone(),
+            }),
             Err(error) => errors.push(error),
         }
     }
-    (lessons, errors)
+    (exercises, errors)
 }
 
 /// The result of work off the async threads; a panic there is told as one.

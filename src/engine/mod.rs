@@ -18,15 +18,20 @@ mod export;
 mod flops;
 mod fork;
 mod handle;
+mod lesson;
 mod memory;
+mod mine;
 mod needs;
+mod pass;
 mod pieces;
 mod prepare;
 pub mod probe;
 mod queue;
+mod rows;
 mod scoring;
 mod sight;
 mod survey;
+mod teaching;
 mod thread;
 mod types;
 
@@ -35,6 +40,7 @@ mod tests;
 
 pub use crate::model::{Cut, Shares};
 pub use crate::training::batches::order as batch_order;
+pub use crate::training::objective::{Attention, Mixture, Objective, Refinement, RefinementKind};
 pub use depth::{Deep, DeepItem, DeepReply, Depth};
 pub use error::{EngineError, ItemError};
 pub use evaluate::{same_answer, summarise};
@@ -42,8 +48,8 @@ pub use export::{Learnt, export};
 pub use handle::Engine;
 pub use needs::{Serving, Training};
 pub use survey::{Survey, survey};
+pub use teaching::{MineStats, Rejected, StepStats, TrainItem, Trainable, TrainingSpec};
 pub use types::{
     AttentionMap, Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef,
-    PredictItem, Prediction, Reasoned, Score, ScoreItem, ScoreReply, Source, StepStats, Target, TrainItem,
-    Trainable, TrainingSpec,
+    PredictItem, Prediction, Reasoned, Score, ScoreItem, ScoreReply, Source, Target,
 };

@@ -6,7 +6,6 @@
 use super::deep::Wordings;
 use super::{DeepItem, ItemError, ScoreItem};
 use crate::model::{Config, Cut, ImageLimits, Pixels, Processor, Stops};
-use crate::training::sft::{self, Reply};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -59,23 +58,6 @@ impl Question {
     }
 }
 
-/// A label, ready for the model.
-#[derive(Debug)]
-pub(super) struct Lesson {
-    pub pictures: Vec<Arc<Picture>>,
-    /// The prompt, up to `Assistant:`.
-    pub prompt: Vec<i64>,
-    /// The replies it teaches, each right after the prompt.
-    pub replies: Vec<Reply>,
-}
-
-impl Lesson {
-    /// Tokens of the prompt and all replies.
-    pub fn tokens(&self) -> usize {
-        self.prompt.len() + self.replies.iter().map(|reply| reply.tokens.len()).sum::<usize>()
-    }
-}
-
 /// Turns words and images into ids and pixels; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Preparer {
@@ -84,6 +66,8 @@ pub(super) struct Preparer {
     mark: Vec<i64>,
     stops: Stops,
     image_token: i64,
+    /// Patches that make a visual token along each side of a grid.
+    scale: usize,
     longest: usize,
 }
 
@@ -100,8 +84,14 @@ impl Preparer {
             processor: processor.clone(),
             limits,
             image_token: config.image_token_id,
+            scale: config.scale_factor as usize,
             longest: config.text.max_position_embeddings as usize,
         })
+    }
+
+    /// The token that stands for a visual one, and how many patches make one along each side of a grid.
+    pub fn visual(&self) -> (i64, usize) {
+        (self.image_token, self.scale)
     }
 
     /// Tokens of ` Answer:`.
@@ -184,27 +174,7 @@ impl Preparer {
         Ok(ids)
     }
 
-    /// A label: the replies it teaches.
-    pub fn lesson(
-        &self,
-        images: &[Bytes],
-        question: &str,
-        answer: &str,
-        reasoning: &[String],
-        album: &mut Album,
-    ) -> Result<Lesson, ItemError> {
-        let answer = self.phrase(answer)?;
-        let steps: Vec<&str> =
-            reasoning.iter().map(|step| step.trim()).filter(|step| !step.is_empty()).collect();
-        let reasoning = if steps.is_empty() { Vec::new() } else { self.phrase(&steps.join(" "))? };
-        let (pictures, prompt) = self.prompt(images, question, album)?;
-        let replies = sft::replies(&self.mark, &answer, &reasoning, self.ends()[0]);
-        let longest = replies.iter().map(|reply| reply.tokens.len()).max().unwrap_or(0);
-        self.check_length(prompt.len() + longest)?;
-        Ok(Lesson { pictures, prompt, replies })
-    }
-
-    fn prompt(
+    pub(super) fn prompt(
         &self,
         images: &[Bytes],
         question: &str,
@@ -234,7 +204,7 @@ impl Preparer {
     }
 
     /// Ids of a text from outside, with the space that parts it from what stands before.
-    fn phrase(&self, text: &str) -> Result<Vec<i64>, ItemError> {
+    pub(super) fn phrase(&self, text: &str) -> Result<Vec<i64>, ItemError> {
         let text = text.trim();
         if text.is_empty() {
             return Err(ItemError::Text("an answer is empty: give it a text".to_owned()));
@@ -254,7 +224,7 @@ impl Preparer {
         })
     }
 
-    fn check_length(&self, tokens: usize) -> Result<(), ItemError> {
+    pub(super) fn check_length(&self, tokens: usize) -> Result<(), ItemError> {
         if tokens > self.longest {
             return Err(ItemError::TooLong { tokens, limit: self.longest });
         }

@@ -8,17 +8,21 @@ use super::command::Command;
 use super::deep::Wordings;
 use super::draws;
 use super::fork::{self, Fork, bad};
-use super::prepare::{IMAGES, Lesson, Preparer, Question};
+use super::lesson::{Key, Lesson};
+use super::mine::{self, Exercise, Pair, Written, reply};
+use super::prepare::{IMAGES, Preparer, Question};
 use super::queue::Queue;
+use super::rows::Eyes;
 use super::scoring::{Scored, Scorer};
 use super::sight::{Tower, VisionCache};
 use super::{
-    Cost, Deep, Depth, EngineConfig, EngineError, EngineInfo, ForkId, ItemError, ModelRef, Prediction,
-    Source, StepStats, Target, TrainingSpec, device,
+    Cost, Deep, Depth, EngineConfig, EngineError, EngineInfo, ForkId, ItemError, MineStats, ModelRef,
+    Prediction, RefinementKind, Source, StepStats, Target, TrainingSpec, device,
 };
 use crate::model::{Checkpoint, ImageLimits, Vlm};
+use crate::training::pairs::Judged;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -214,6 +218,11 @@ impl Machine {
     }
 
     pub fn begin(&mut self, spec: TrainingSpec) -> Result<(ForkId, u64), EngineError> {
+        if !(spec.shrink > 0.0 && spec.shrink <= 1.0) {
+            let text =
+                format!("a training cannot keep {} of a version: it must be above 0, at most 1", spec.shrink);
+            return Err(EngineError::Invalid(text));
+        }
         if spec.total_steps == 0 || !spec.learning_rate.is_finite() || spec.learning_rate <= 0.0 {
             let text = "a training needs at least one step and a learning rate above 0";
             return Err(EngineError::Invalid(text.to_owned()));
@@ -237,25 +246,112 @@ impl Machine {
                     );
                     return Err(EngineError::Invalid(text));
                 }
-                self.base.resume(&from.snapshot().map_err(bad)?).map_err(bad)?
+                let vlm = self.base.resume(&from.snapshot().map_err(bad)?).map_err(bad)?;
+                if spec.shrink < 1.0 {
+                    let fresh = self.base.fork(&wanted, spec.seed as i64).map_err(refuse)?;
+                    vlm.blend(&fresh, spec.shrink).map_err(bad)?;
+                }
+                vlm
             }
         };
         let tower = (!wanted.moves_vision()).then_some(BASE_TOWER);
-        let fork = Fork::begin(vlm, tower, spec, &self.info.base_sha256, self.checkpointing)?;
+        let words = (self.preparer.mark().to_vec(), self.preparer.ends()[0]);
+        let fork = Fork::begin(vlm, tower, spec, &self.info.base_sha256, self.checkpointing, words)?;
         let (id, steps) = (ForkId(Uuid::now_v7()), fork.steps());
         self.forks.insert(id, fork);
         self.gauges.forks.store(self.forks.len(), Ordering::Relaxed);
         Ok((id, steps))
     }
 
+    /// One step; where it learns by reward, what it learns from is written first.
     pub fn train(
         &mut self,
         fork: ForkId,
-        lessons: &[Lesson],
+        exercises: Vec<Exercise>,
         skipped: u32,
     ) -> Result<StepStats, EngineError> {
+        let mut rewarded = Vec::new();
+        if self.fork(fork)?.refining().is_some_and(|refinement| refinement.kind == RefinementKind::Reward) {
+            let written = self.write(fork, &exercises)?;
+            let (mark, end) = (self.preparer.mark().to_vec(), self.preparer.ends()[0]);
+            for (exercise, written) in exercises.iter().zip(&written) {
+                let judged = exercise.judge(written);
+                let reward = |(one, judged): (&Written, &Judged)| {
+                    (reply(one, &mark, end), if judged.right && one.parsed { 1.0 } else { 0.0 })
+                };
+                let own = written.iter().zip(&judged).map(reward).filter(|(tokens, _)| !tokens.is_empty());
+                rewarded.push(own.collect());
+            }
+        }
         let own = self.forks.get_mut(&fork).ok_or(EngineError::UnknownFork(fork))?;
-        own.train(lessons, &mut self.cache, self.budget, skipped)
+        let lessons: Vec<Lesson> = exercises.into_iter().map(|exercise| exercise.lesson).collect();
+        own.train(&lessons, &rewarded, &mut self.cache, self.budget, skipped)
+    }
+
+    /// Keys of the labels that it has mined something about.
+    pub fn mined(&self, fork: ForkId) -> Result<Vec<Key>, EngineError> {
+        Ok(self.fork(fork)?.mined_keys())
+    }
+
+    /// Has the fork reason about some labels, and keeps what its refinement is to learn from.
+    pub fn mine(&mut self, fork: ForkId, exercises: &[Exercise]) -> Result<MineStats, EngineError> {
+        let kind = self.fork(fork)?.refinement().map(|refinement| refinement.kind);
+        let keys: BTreeSet<Key> = exercises.iter().map(|exercise| exercise.lesson.key).collect();
+        if keys.len() < exercises.len() {
+            let text = "two labels have one key: what is mined about them could not be told apart";
+            return Err(EngineError::Invalid(text.to_owned()));
+        }
+        let written = self.write(fork, exercises)?;
+        let (mark, end) = (self.preparer.mark().to_vec(), self.preparer.ends()[0]);
+        let mut stats = mine::stats(exercises, &written);
+        let parsed = |all: &[Written]| all.iter().filter(|one| one.parsed).cloned().collect::<Vec<_>>();
+        match kind {
+            Some(RefinementKind::Contrast(mixture)) => {
+                let own = exercises.iter().zip(&written).flat_map(|(exercise, written)| {
+                    let pairs = mine::pair_up(exercise, &parsed(written), &mark, end);
+                    pairs.into_iter().map(|pair| (&exercise.lesson, pair))
+                });
+                let mut pairs: Vec<(&Lesson, Pair)> = own.collect();
+                let fork = self.forks.get_mut(&fork).ok_or(EngineError::UnknownFork(fork))?;
+                let mut eyes = Eyes { tower: fork.tower(), cache: &mut self.cache, budget: self.budget };
+                mine::refer(fork.vlm(), &mut pairs, mixture.image > 0.0, &mut eyes)?;
+                stats.found = pairs.len();
+                let mut by_label: BTreeMap<Key, Vec<Pair>> = BTreeMap::new();
+                pairs
+                    .into_iter()
+                    .for_each(|(lesson, pair)| by_label.entry(lesson.key).or_default().push(pair));
+                stats.useful = by_label.len();
+                fork.mined().pairs.extend(by_label);
+            }
+            Some(RefinementKind::Imitation) => {
+                let fork = self.forks.get_mut(&fork).ok_or(EngineError::UnknownFork(fork))?;
+                for (exercise, written) in exercises.iter().zip(&written) {
+                    let own = mine::sound(exercise, &parsed(written));
+                    stats.found += own.len();
+                    if !own.is_empty() {
+                        stats.useful += 1;
+                        fork.mined().sound.insert(exercise.lesson.key, own);
+                    }
+                }
+            }
+            // Rewards are found out anew at every step.
+            Some(RefinementKind::Reward) | None => {}
+        }
+        Ok(stats)
+    }
+
+    fn write(&mut self, fork: ForkId, exercises: &[Exercise]) -> Result<Vec<Vec<Written>>, EngineError> {
+        let own = self.fork(fork)?;
+        let Some(refinement) = own.refinement() else {
+            let text = "this training has no refinement: there is nothing to reason for";
+            return Err(EngineError::Invalid(text.to_owned()));
+        };
+        let (chains, temperature, seed) = (refinement.chains, refinement.temperature, own.seed());
+        let mut scorer = self.scorer(Target::Fork(fork))?;
+        let how = Deep { views: 1, chains, temperature, seed };
+        let questions: Vec<&Wordings> = exercises.iter().map(|exercise| &exercise.wordings).collect();
+        let written = scorer.write(&questions, &how)?;
+        Ok(written.into_iter().map(Result::unwrap_or_default).collect())
     }
 
     pub fn checkpoint(&self, fork: ForkId) -> Result<Vec<u8>, EngineError> {

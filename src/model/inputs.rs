@@ -37,6 +37,24 @@ impl Inputs {
         }
     }
 
+    /// The same prompts with some tokens hidden (bool `[B, T]`) from all that follow them: what is said then is said without
+    /// having seen them. Everything else stands where it stood.
+    pub fn hiding(&self, hidden: &Tensor) -> Inputs {
+        let hidden = hidden.to_kind(Kind::Int64) * &self.mask;
+        let positions = match &self.positions {
+            Some(positions) => positions.shallow_clone(),
+            None => (self.mask.cumsum(1, Kind::Int64) - 1).clamp_min(0).unsqueeze(0),
+        };
+        let gone = hidden.sum_dim_intlist(1, true, Kind::Int64);
+        Inputs {
+            embeds: self.embeds.shallow_clone(),
+            mask: &self.mask - hidden,
+            positions: Some(positions),
+            shift: Some(self.shift.as_ref().map_or_else(|| gone.shallow_clone(), |shift| shift + &gone)),
+            deep: self.deep.iter().map(Tensor::shallow_clone).collect(),
+        }
+    }
+
     /// As a pass of the decoder takes them.
     pub(super) fn step(&self) -> Step<'_> {
         Step {

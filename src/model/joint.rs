@@ -7,18 +7,35 @@
 
 use tch::{TchError, Tensor, no_grad};
 
-use super::text::{Step, View};
+use super::text::{Look, Step, View};
 use super::{Inputs, KvCache, Vlm};
+
+/// What the attention of some tokens is to be like.
+pub struct Gaze<'a> {
+    /// From which tokens of each reply, int64 `[n, k]`; the mean over them counts.
+    pub from: Tensor,
+    /// A layer's attention, mean over heads, float32 `[n, prompt + T]` -> a scalar that is added to the loss.
+    #[allow(clippy::type_complexity)]
+    pub loss: Box<dyn Fn(&Tensor) -> Tensor + 'a>,
+}
+
+impl std::fmt::Debug for Gaze<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gaze").field("from", &self.from).finish_non_exhaustive()
+    }
+}
 
 /// Replies to some of the prompts, padded on the right.
 #[derive(Debug)]
-pub struct Replies {
+pub struct Replies<'a> {
     /// The prompt of each, int64 `[n]`.
     pub rows: Tensor,
     /// `[n, T, D]`.
     pub embeds: Tensor,
     /// int64 `[n, prompt + T]`: what is real of prompt and reply.
     pub mask: Tensor,
+    /// What attention is to be like, in the later half of the layers, where answers are formed.
+    pub gaze: Option<Gaze<'a>>,
 }
 
 /// How a pass is computed.
@@ -38,7 +55,7 @@ impl Vlm {
     pub fn joint(
         &self,
         prompts: &Inputs,
-        replies: &[Replies],
+        replies: &[Replies<'_>],
         pass: Pass,
         loss: impl FnOnce(&Tensor, &[Tensor]) -> Tensor,
     ) -> Result<(), TchError> {
@@ -49,9 +66,24 @@ impl Vlm {
         }
     }
 
-    fn views(&self, prompts: &Inputs, replies: &[Replies]) -> Vec<View> {
+    /// As [`Vlm::joint`], forwards only: what the prompts and each group of replies come to. No gradients are kept.
+    pub fn read(&self, prompts: &Inputs, replies: &[Replies<'_>], seed: i64) -> (Tensor, Vec<Tensor>) {
+        no_grad(|| {
+            let pass = Pass { seed, checkpointing: false };
+            let joint = Joint { vlm: self, prompts, replies, pass, views: self.views(prompts, replies) };
+            let through = |states: Vec<Tensor>, index| {
+                let (out, _) = joint.layer(index, &states);
+                joint.deepen(index, out)
+            };
+            let mut hidden = joint.finish(&(0..joint.layers()).fold(joint.start(), through));
+            let replies = hidden.split_off(1);
+            (hidden.swap_remove(0), replies)
+        })
+    }
+
+    fn views(&self, prompts: &Inputs, replies: &[Replies<'_>]) -> Vec<View> {
         let past = prompts.len();
-        let of = |group: &Replies| {
+        let of = |group: &Replies<'_>| {
             let shift = prompts.shift.as_ref().map(|shift| shift.index_select(0, &group.rows));
             let (embeds, mask) = (&group.embeds, &group.mask);
             self.decoder.view(
@@ -68,7 +100,7 @@ impl Vlm {
 struct Joint<'a> {
     vlm: &'a Vlm,
     prompts: &'a Inputs,
-    replies: &'a [Replies],
+    replies: &'a [Replies<'a>],
     pass: Pass,
     views: Vec<View>,
 }
@@ -84,17 +116,24 @@ impl Joint<'_> {
         self.vlm.decoder.depth()
     }
 
-    /// One layer, without what is added after it.
-    fn layer(&self, index: usize, states: &[Tensor]) -> Vec<Tensor> {
+    /// One layer, without what is added after it, and what its attention adds to the loss.
+    fn layer(&self, index: usize, states: &[Tensor]) -> (Vec<Tensor>, Option<Tensor>) {
         tch::manual_seed(self.pass.seed.wrapping_add(index as i64));
         let decoder = &self.vlm.decoder;
         let mut cache = KvCache::new();
         let mut out = vec![decoder.layer(index, &states[0], &self.views[0], Some((0, &mut cache)), None)];
+        let mut losses = Vec::new();
         for ((group, state), view) in self.replies.iter().zip(&states[1..]).zip(&self.views[1..]) {
-            let mut own = cache.select(&group.rows);
-            out.push(decoder.layer(index, state, view, Some((0, &mut own)), None));
+            let (mut own, mut seen) = (cache.select(&group.rows), Vec::new());
+            let gaze = group.gaze.as_ref().filter(|_| index >= self.layers() / 2);
+            let look = gaze.map(|gaze| Look { from: Some(&gaze.from), into: &mut seen });
+            out.push(decoder.layer(index, state, view, Some((0, &mut own)), look));
+            losses.extend(gaze.iter().zip(&seen).map(|(gaze, seen)| (gaze.loss)(seen)));
         }
-        out
+        // The mean over the layers that are looked at.
+        let layers = (self.layers() - self.layers() / 2) as f64;
+        let loss = losses.into_iter().reduce(|sum, loss| sum + loss).map(|sum| sum / layers);
+        (out, loss)
     }
 
     /// Adds the features of further depths that belong after a layer.
@@ -110,9 +149,15 @@ impl Joint<'_> {
     }
 
     fn kept(&self, loss: impl FnOnce(&Tensor, &[Tensor]) -> Tensor) -> Result<(), TchError> {
-        let through = |states: Vec<Tensor>, index| self.deepen(index, self.layer(index, &states));
-        let hidden = self.finish(&(0..self.layers()).fold(self.start(), through));
-        loss(&hidden[0], &hidden[1..]).f_backward()
+        let (mut states, mut gazes) = (self.start(), Vec::new());
+        for index in 0..self.layers() {
+            let (out, gaze) = self.layer(index, &states);
+            gazes.extend(gaze);
+            states = self.deepen(index, out);
+        }
+        let hidden = self.finish(&states);
+        let loss = loss(&hidden[0], &hidden[1..]);
+        gazes.into_iter().fold(loss, |sum, gaze| sum + gaze).f_backward()
     }
 
     fn computed_twice(&self, loss: impl FnOnce(&Tensor, &[Tensor]) -> Tensor) -> Result<(), TchError> {
@@ -120,7 +165,7 @@ impl Joint<'_> {
         let mut entered = Vec::with_capacity(self.layers());
         let top = no_grad(|| {
             (0..self.layers()).fold(detached(&start), |states, index| {
-                let out = self.deepen(index, self.layer(index, &states));
+                let out = self.deepen(index, self.layer(index, &states).0);
                 entered.push(states);
                 out
             })
@@ -138,8 +183,8 @@ impl Joint<'_> {
             }
             // Nothing before the first layer wants a gradient where the embeddings stand still.
             let states = leaves(&states, index > 0 || start.iter().any(Tensor::requires_grad));
-            let out = self.layer(index, &states);
-            towards(out.iter().zip(&slopes)).f_backward()?;
+            let (out, gaze) = self.layer(index, &states);
+            gaze.into_iter().fold(towards(out.iter().zip(&slopes)), |sum, gaze| sum + gaze).f_backward()?;
             slopes = gradients(&states);
         }
         outside.extend(start.into_iter().zip(slopes).filter(|(state, _)| state.requires_grad()));

@@ -51,7 +51,7 @@ pub use folder::Checkpoint;
 pub use generate::{Ended, Generated, Generation, Sampling, generate, generate_from, greedy};
 pub use image::{Cut, ImageLimits, ImageProcessor, Pixels};
 pub use inputs::Inputs;
-pub use joint::{Pass, Replies};
+pub use joint::{Gaze, Pass, Replies};
 pub use layout::Shares;
 pub use lora::{LoraConfig, Trainable};
 pub use processor::Processor;

@@ -45,6 +45,14 @@ pub(crate) struct Kept {
     pub attention: Option<Vec<Tensor>>,
 }
 
+/// Wants a layer's attention.
+pub(crate) struct Look<'a> {
+    /// From which of the new tokens, int64 `[B, n]`, mean over them; none: from the last.
+    pub from: Option<&'a Tensor>,
+    /// Gets it, mean over heads, float32 `[B, past + T]`.
+    pub into: &'a mut Vec<Tensor>,
+}
+
 /// What attention may see: everything, the past, or what an additive mask `[B or 1, 1, T, past + T]` leaves.
 pub(crate) enum Sight {
     All,
@@ -93,7 +101,8 @@ impl Decoder {
         note(&x);
         for index in 0..self.layers.len() {
             let cache = cache.as_deref_mut().map(|cache| (index, cache));
-            x = self.layer(index, &x, &view, cache, kept.attention.as_mut());
+            let look = kept.attention.as_mut().map(|into| Look { from: None, into });
+            x = self.layer(index, &x, &view, cache, look);
             if index + 1 < self.layers.len() {
                 note(&x);
             }
@@ -115,9 +124,9 @@ impl Decoder {
         x: &Tensor,
         view: &View,
         cache: Option<(usize, &mut KvCache)>,
-        attention: Option<&mut Vec<Tensor>>,
+        look: Option<Look<'_>>,
     ) -> Tensor {
-        self.layers[index].forward(x, view, cache, attention)
+        self.layers[index].forward(x, view, cache, look)
     }
 
     /// Number of layers.
@@ -244,7 +253,7 @@ impl Layer {
         x: &Tensor,
         view: &View,
         cache: Option<(usize, &mut KvCache)>,
-        attention: Option<&mut Vec<Tensor>>,
+        look: Option<Look<'_>>,
     ) -> Tensor {
         let (b, t) = (x.size()[0], x.size()[1]);
         let normed = self.norm1.forward(x);
@@ -262,8 +271,8 @@ impl Layer {
             Some((index, cache)) => cache.extend(index, k, v),
             None => (k, v),
         };
-        if let Some(kept) = attention {
-            kept.push(self.looks(&q, &k, &view.sight));
+        if let Some(look) = look {
+            look.into.push(self.looks(&q, &k, &view.sight, look.from));
         }
         let (mask, causal) = match &view.sight {
             Sight::All => (None, false),
@@ -278,13 +287,34 @@ impl Layer {
         x + self.down.forward(&hidden)
     }
 
-    /// Attention from the last token, mean over heads: `[B, keys]`.
-    fn looks(&self, q: &Tensor, k: &Tensor, sight: &Sight) -> Tensor {
-        let last = q.slice(2, -1, None, 1).to_kind(Kind::Float);
+    /// Attention from some tokens (the last, if none are named), mean over them and over heads: `[B, keys]`.
+    fn looks(&self, q: &Tensor, k: &Tensor, sight: &Sight, from: Option<&Tensor>) -> Tensor {
+        let (count, past) = (q.size()[2], k.size()[2] - q.size()[2]);
+        let asked = match from {
+            None => q.slice(2, -1, None, 1),
+            Some(from) => {
+                let places =
+                    from.unsqueeze(1).unsqueeze(-1).expand([-1, self.heads, -1, self.head_dim], false);
+                q.gather(2, &places, false)
+            }
+        };
         let keys = k.to_kind(Kind::Float).repeat_interleave_self_int(self.heads / self.kv_heads, 1, None);
-        let mut scores = last.matmul(&keys.transpose(2, 3)) / (self.head_dim as f64).sqrt();
-        if let Sight::Masked(mask) = sight {
-            scores += mask.slice(2, -1, None, 1).to_kind(Kind::Float);
+        let mut scores =
+            asked.to_kind(Kind::Float).matmul(&keys.transpose(2, 3)) / (self.head_dim as f64).sqrt();
+        match (sight, from) {
+            (Sight::Masked(mask), None) => scores += mask.slice(2, -1, None, 1).to_kind(Kind::Float),
+            (Sight::Masked(mask), Some(from)) => {
+                let mask = mask.to_kind(Kind::Float).expand([q.size()[0], -1, -1, -1], false);
+                let places = from.unsqueeze(1).unsqueeze(-1).expand([-1, -1, -1, past + count], false);
+                scores += mask.gather(2, &places, false);
+            }
+            // The last token sees all that there is.
+            (_, None) | (Sight::All, _) => {}
+            (Sight::Past, Some(from)) => {
+                let columns = Tensor::arange(past + count, (Kind::Int64, q.device())).view([1, 1, 1, -1]);
+                let later = columns.gt_tensor(&(from.unsqueeze(1).unsqueeze(-1) + past));
+                scores = scores.masked_fill(&later, f64::NEG_INFINITY);
+            }
         }
         scores.softmax(-1, Kind::Float).mean_dim([1i64, 2].as_slice(), false, Kind::Float)
     }

@@ -336,6 +336,20 @@ impl Vlm {
         Ok(model)
     }
 
+    /// Keeps `share` of this fork's trained tensors and takes the rest from `fresh`, a fork of the same kind.
+    ///
+    /// Errors: `fresh` trains other tensors.
+    pub fn blend(&self, fresh: &Vlm, share: f64) -> Result<(), ModelError> {
+        let mut theirs: HashMap<String, Tensor> = fresh.trainable().into_iter().collect();
+        let _guard = tch::no_grad_guard();
+        for (name, mut own) in self.trainable() {
+            let other = theirs.remove(&name).filter(|other| other.size() == own.size());
+            let other = other.ok_or_else(|| misfit(format!("'{name}' is not the same tensor in both")))?;
+            own.copy_(&(&own * share + other * (1.0 - share)));
+        }
+        Ok(())
+    }
+
     /// Writes a complete Hugging Face folder; adapters are folded into the weights.
     pub fn save(&self, dir: &Path, processor: &Processor) -> Result<(), ModelError> {
         folder::save(dir, &self.config, &self.merged_params(), processor)

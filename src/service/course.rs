@@ -1,20 +1,20 @@
 //! What a training learns from, in which order and how: settled before its first step.
 //!
-//! Invariant: a function of the labels there were when the training was asked for, the policy and the round's seed,
-//! so that a resumed training replays the interrupted one.
+//! Invariant: a function of the labels there were when the training was asked for, the policy, the round's seed and the
+//! version that planned the round, so that a resumed training replays the interrupted one.
 
 use super::{
     Service,
     attempt::{Attempt, Interrupted},
-    check,
+    teaching::{Lesson, lesson},
 };
 use crate::{
-    domain::{Answer, Arm, Error, Policy, Pool, TrainingMode, label::normalise},
-    engine::{self, TrainItem, Trainable, TrainingSpec},
-    store::LabelledSample,
+    domain::{Arm, Error, InitFrom, Policy, Pool, Round, Time, TrainingMode, Version},
+    engine::{self, Objective, RefinementKind, TrainItem, Trainable, TrainingSpec},
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use std::collections::HashMap;
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
 
 /// Images read at once.
 const READS: usize = 8;
@@ -25,24 +25,38 @@ const WEIGHT_DECAY: f64 = 0.01;
 /// Joint 2-norm of the gradient at most.
 const GRAD_CLIP: f64 = 1.0;
 
-/// One labelled sample to learn from; its images are read when its turn comes.
-#[derive(Debug, Clone)]
-pub(super) struct Lesson {
-    image_keys: Vec<String>,
-    question: String,
-    answer: String,
-    reasoning: Vec<String>,
-}
-
 /// What a training is made of.
 pub(super) struct Course {
     pub pool: Pool,
     pub lessons: Vec<Lesson>,
     /// Answers that the lessons were voted from.
     pub labels: i64,
-    /// Which lessons each step reads.
+    /// Which lessons each supervised step reads.
     batches: Vec<Vec<usize>>,
     pub spec: TrainingSpec,
+    /// The version that it begins with; none is the base.
+    pub start: Option<Version>,
+}
+
+impl Course {
+    /// Which lessons each step of the refinement reads: of those that something was mined about, of all where there are
+    /// none.
+    pub fn refinement(&self, mined: &[u64]) -> Vec<Vec<usize>> {
+        let Some(refinement) = &self.spec.objective.refinement else { return Vec::new() };
+        let of = |place: usize| mined.get(place).map_or(place, |key| *key as usize);
+        let count = if mined.is_empty() { self.lessons.len() } else { mined.len() };
+        // Another order than the supervised one.
+        let seed = self.spec.seed ^ 0x5eed;
+        let size = self.pool.policy.training.batch_size as usize;
+        let batches = engine::batch_order(count, size, refinement.steps as usize, seed);
+        batches.into_iter().map(|batch| batch.into_iter().map(of).collect()).collect()
+    }
+
+    /// Whether the model's own reasonings are judged once, before the refinement begins.
+    pub fn mines(&self) -> bool {
+        let kind = self.spec.objective.refinement.as_ref().map(|refinement| refinement.kind);
+        matches!(kind, Some(RefinementKind::Contrast(_) | RefinementKind::Imitation))
+    }
 }
 
 impl Service {
@@ -57,30 +71,74 @@ impl Service {
             None => self.store.training_set(pool.id, until).await?,
             Some(arm) => self.store.training_set_of(pool.id, arm, until).await?,
         };
-        let lessons: Vec<Lesson> =
+        let mut lessons: Vec<Lesson> =
             set.samples.into_iter().filter_map(|sample| lesson(&pool, sample)).collect();
         if lessons.is_empty() {
             let text = "the pool has no answers to train on: submit labels first";
             return Err(Error::NotReady(text.to_owned()).into());
         }
-        let total_steps = pool.policy.training_steps(lessons.len());
         let seed = round.seed as u64;
+        // What one arm's labels are worth is measured from the base, which has seen no others.
+        let start = match arm {
+            None => self.start(&pool, &round).await?,
+            Some(_) => None,
+        };
+        if let Some((_, seen_until)) = &start {
+            let replay = pool.policy.training.start.replay;
+            lessons = newer(lessons, *seen_until, replay, seed);
+        }
+        let spec = spec(&pool.policy, lessons.len(), seed, start.as_ref().map(|(version, _)| version));
         let batch_size = pool.policy.training.batch_size as usize;
-        let batches = engine::batch_order(lessons.len(), batch_size, total_steps as usize, seed);
-        let spec = spec(&pool.policy, total_steps, seed);
-        Ok(Course { pool, lessons, labels: set.label_count, batches, spec })
+        let batches = engine::batch_order(lessons.len(), batch_size, spec.total_steps as usize, seed);
+        let start = start.map(|(version, _)| version);
+        Ok(Course { pool, lessons, labels: set.label_count, batches, spec, start })
     }
 
-    /// What step `step` trains on; empty past the end.
-    pub(super) async fn read_batch(&self, course: &Course, step: u64) -> Result<Vec<TrainItem>, Interrupted> {
-        let places = course.batches.get(step as usize).map_or(&[][..], Vec::as_slice);
+    /// The version that a training of `round` goes on from, and until when it has seen labels; none where it begins with the
+    /// base.
+    async fn start(
+        &self,
+        pool: &Pool,
+        round: &Round,
+    ) -> Result<Option<(Version, Option<Time>)>, Interrupted> {
+        if pool.policy.training.start.init_from == InitFrom::Base {
+            return Ok(None);
+        }
+        let version = self.store.version_by_id(round.version_id).await?;
+        let Some(number) = version.round else { return Ok(None) };
+        let seen = self.store.round(pool.id, number).await?.training_started_at;
+        Ok(Some((version, seen)))
+    }
+
+    /// What step `step` trains on; empty past the end. `refinement` are the batches after the supervised ones.
+    pub(super) async fn read_batch(
+        &self,
+        course: &Course,
+        refinement: &[Vec<usize>],
+        step: u64,
+    ) -> Result<Vec<TrainItem>, Interrupted> {
+        let supervised = course.spec.total_steps as usize;
+        let places = match (step as usize).checked_sub(supervised) {
+            None => course.batches.get(step as usize),
+            Some(step) => refinement.get(step),
+        };
+        self.read_lessons(course, places.map_or(&[][..], Vec::as_slice)).await
+    }
+
+    /// The lessons at these places; those whose images cannot be read are left out.
+    pub(super) async fn read_lessons(
+        &self,
+        course: &Course,
+        places: &[usize],
+    ) -> Result<Vec<TrainItem>, Interrupted> {
         // Collected first: a lazy map's borrow would have to hold for every lifetime.
-        let reads: Vec<_> = places.iter().map(|&place| self.read_lesson(&course.lessons[place])).collect();
+        let reads: Vec<_> =
+            places.iter().map(|&place| self.read_lesson(place, &course.lessons[place])).collect();
         let read: Vec<Option<TrainItem>> = stream::iter(reads).buffered(READS).try_collect().await?;
         Ok(read.into_iter().flatten().collect())
     }
 
-    async fn read_lesson(&self, lesson: &Lesson) -> Result<Option<TrainItem>, Interrupted> {
+    async fn read_lesson(&self, place: usize, lesson: &Lesson) -> Result<Option<TrainItem>, Interrupted> {
         let images = match self.pictures(&lesson.image_keys).await? {
             Ok(images) => images,
             Err(fault) => {
@@ -89,34 +147,40 @@ impl Service {
             }
         };
         let (question, answer) = (lesson.question.clone(), lesson.answer.clone());
-        Ok(Some(TrainItem { images, question, answer, reasoning: lesson.reasoning.clone() }))
+        Ok(Some(TrainItem {
+            images,
+            question,
+            answer,
+            reasoning: lesson.reasoning.clone(),
+            regions: lesson.regions.clone(),
+            rejected: lesson.rejected.clone(),
+            weight: lesson.weight,
+            key: place as u64,
+        }))
     }
 }
 
-/// What a sample teaches: the answer most annotators gave, the earliest where they tie, with the first reasoning
-/// that led to it.
-fn lesson(pool: &Pool, sample: LabelledSample) -> Option<Lesson> {
-    let mut votes: HashMap<String, usize> = HashMap::new();
-    let given: Vec<(String, Answer)> =
-        sample.answers.into_iter().map(|one| (normalise(&one.answer.text), one.answer)).collect();
-    for (normal, _) in &given {
-        *votes.entry(normal.clone()).or_default() += 1;
+/// The lessons that came after `seen_until`, and a replay of the others, drawn by the seed.
+fn newer(lessons: Vec<Lesson>, seen_until: Option<Time>, replay: f64, seed: u64) -> Vec<Lesson> {
+    let (mut new, mut old): (Vec<_>, Vec<_>) =
+        lessons.into_iter().partition(|lesson| seen_until.is_none_or(|until| lesson.since > until));
+    if new.is_empty() {
+        // Asked for by hand: everything once more.
+        return old;
     }
-    let most = votes.values().copied().max()?;
-    let (winner, first) = given.iter().find(|(normal, _)| votes[normal] == most)?;
-    let mut agreeing =
-        given.iter().filter(|(normal, _)| normal == winner).map(|(_, answer)| &answer.reasoning);
-    let reasoning = agreeing.find(|steps| !steps.is_empty()).cloned().unwrap_or_default();
-    let space = if sample.choices.is_empty() { &pool.answers } else { &sample.choices };
-    // In a closed space the model learns the answer as it was declared, however it was typed.
-    let answer = check::among(space, &first.text).unwrap_or(first.text.trim()).to_owned();
-    Some(Lesson { image_keys: sample.image_keys, question: sample.question, answer, reasoning })
+    old.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    old.truncate((new.len() as f64 * replay).round() as usize);
+    new.extend(old);
+    new
 }
 
-fn spec(policy: &Policy, total_steps: u64, seed: u64) -> TrainingSpec {
+fn spec(policy: &Policy, lessons: usize, seed: u64, start: Option<&Version>) -> TrainingSpec {
     let training = &policy.training;
+    let all_steps = policy.training_steps(lessons);
+    let objective = Objective::of(training, all_steps);
+    let total_steps = all_steps - objective.refinement.as_ref().map_or(0, |refinement| refinement.steps);
     TrainingSpec {
-        base: None,
+        base: start.map(|version| version.id.into()),
         trainable: match training.mode {
             TrainingMode::Full => Trainable::Full,
             TrainingMode::Decoder => Trainable::FullText,
@@ -131,7 +195,9 @@ fn spec(policy: &Policy, total_steps: u64, seed: u64) -> TrainingSpec {
         total_steps,
         weight_decay: WEIGHT_DECAY,
         grad_clip: GRAD_CLIP,
+        shrink: training.start.shrink,
         seed,
+        objective,
         resume: None,
     }
 }
@@ -139,49 +205,43 @@ fn spec(policy: &Policy, total_steps: u64, seed: u64) -> TrainingSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{PoolId, PoolState, SampleId, Time};
-    use crate::store::TrainingAnswer;
+    use crate::domain::{Method, Refinement as Wanted, Training};
 
-    fn taught(answers: &[(&str, &[&str])], space: &[&str]) -> Lesson {
-        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        let pool = Pool {
-            id: PoolId::new(),
-            name: "p".to_owned(),
-            display_name: String::new(),
-            answers: owned(space),
-            policy: Policy::default(),
-            pinned_stage: None,
-            state: PoolState::Active,
-            etag: uuid::Uuid::nil(),
-            revision: 0,
-            created_at: Time::UNIX_EPOCH,
-            updated_at: Time::UNIX_EPOCH,
-        };
-        let answers = answers.iter().map(|&(text, reasoning)| TrainingAnswer {
-            answer: Answer { text: text.to_owned(), reasoning: owned(reasoning), ..Answer::default() },
-            annotator: "a".to_owned(),
-        });
-        let sample = LabelledSample {
-            id: SampleId::new(),
-            name: "s".to_owned(),
-            image_keys: vec!["k".to_owned()],
-            question: "q?".to_owned(),
-            choices: Vec::new(),
-            group: String::new(),
-            answers: answers.collect(),
-        };
-        lesson(&pool, sample).expect("a lesson")
+    fn at(second: i64) -> Lesson {
+        Lesson {
+            image_keys: Vec::new(),
+            question: String::new(),
+            answer: second.to_string(),
+            reasoning: Vec::new(),
+            regions: Vec::new(),
+            rejected: Vec::new(),
+            weight: 1.0,
+            since: Time::from_timestamp(second, 0).expect("a time"),
+        }
     }
 
     #[test]
-    fn the_majority_teaches_with_the_first_reasoning_that_led_there() {
-        let lesson = taught(&[("no", &["dark"]), ("Yes", &[]), ("yes.", &["bright"])], &["yes", "no"]);
-        assert_eq!((lesson.answer.as_str(), &lesson.reasoning[..]), ("yes", &["bright".to_owned()][..]));
+    fn a_warm_start_learns_what_is_new_and_some_of_what_was_there() {
+        let lessons = || (1..=20).map(at).collect::<Vec<_>>();
+        let until = Time::from_timestamp(10, 0);
+        let kept = newer(lessons(), until, 0.2, 1);
+        let answers: Vec<i64> = kept.iter().map(|lesson| lesson.answer.parse().expect("a number")).collect();
+        assert_eq!(answers[..10], (11..=20).collect::<Vec<_>>());
+        assert!(answers.len() == 12 && answers[10..].iter().all(|answer| *answer <= 10), "{answers:?}");
+        assert_eq!(newer(lessons(), Time::from_timestamp(30, 0), 0.2, 1).len(), 20, "nothing is new");
     }
 
     #[test]
-    fn the_earliest_answer_wins_a_tie_and_free_text_stays_as_written() {
-        assert_eq!(taught(&[("a cat", &[]), ("a dog", &[])], &[]).answer, "a cat");
-        assert_eq!(taught(&[(" A Cat ", &[])], &[]).answer, "A Cat");
+    fn a_refinement_takes_its_share_of_the_steps() {
+        let refinement =
+            Wanted { method: Method::Contrast, share: 0.25, learning_rate: 0.1, ..Wanted::default() };
+        let training = Training { refinement, learning_rate: 1e-3, ..Training::default() };
+        let policy = Policy { training, ..Policy::default() };
+        let found = spec(&policy, 320, 3, None);
+        let own = found.objective.refinement.clone().expect("a refinement");
+        assert_eq!((found.total_steps, own.steps, found.steps()), (90, 30, 120));
+        assert!((own.learning_rate - 1e-4).abs() < 1e-12 && found.objective.attention.is_none());
+        let one = Policy { training: Training { max_steps: 1, min_steps: 1, ..policy.training }, ..policy };
+        assert_eq!((spec(&one, 320, 3, None).total_steps, spec(&one, 320, 3, None).steps()), (1, 1));
     }
 }

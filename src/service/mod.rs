@@ -44,6 +44,7 @@ mod shadow_round;
 mod snapshot;
 mod stage;
 pub mod submit_labels;
+mod teaching;
 mod train_round;
 mod trainings;
 mod versions;

@@ -14,12 +14,14 @@ use super::{
 use crate::{
     blobs::BlobKind,
     domain::{Evaluation, GateVerdict, JobState, Split, job::Progress},
-    engine::{Engine, ForkId, ModelRef, Source, StepStats, TrainingSpec},
+    engine::{Engine, ForkId, MineStats, ModelRef, Source, StepStats, TrainingSpec},
     store::NewVersion,
 };
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Labels that are reasoned about in one command.
+const MINED_AT_ONCE: usize = 8;
 /// Pause between two writes of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -103,9 +105,9 @@ impl Service {
         };
         if let Some(bytes) = checkpoint {
             let spec = TrainingSpec { resume: Some(bytes), ..course.spec.clone() };
-            match attempt.patiently(|| self.engine.begin_training(spec.clone())).await {
-                Ok((fork, step)) if step <= course.spec.total_steps => {
-                    tracing::info!(step, total = course.spec.total_steps, "training resumed");
+            match self.fork(attempt, course, &spec).await {
+                Ok((fork, step)) if step <= course.spec.steps() => {
+                    tracing::info!(step, total = course.spec.steps(), "training resumed");
                     return Ok((Held { engine: &self.engine, fork }, step));
                 }
                 Ok((fork, step)) => {
@@ -118,9 +120,25 @@ impl Service {
                 Err(other) => return Err(other),
             }
         }
-        let (fork, step) = attempt.patiently(|| self.engine.begin_training(course.spec.clone())).await?;
-        tracing::info!(lessons = course.lessons.len(), steps = course.spec.total_steps, "training begun");
+        let (fork, step) = self.fork(attempt, course, &course.spec).await?;
+        tracing::info!(lessons = course.lessons.len(), steps = course.spec.steps(), "training begun");
         Ok((Held { engine: &self.engine, fork }, step))
+    }
+
+    /// Begins a training with the weights it is to begin with in memory.
+    async fn fork(
+        &self,
+        attempt: &Attempt,
+        course: &Course,
+        spec: &TrainingSpec,
+    ) -> Result<(ForkId, u64), Interrupted> {
+        match &course.start {
+            None => attempt.patiently(|| self.engine.begin_training(spec.clone())).await,
+            Some(version) => {
+                let begin = || self.with_version(version, |_| self.engine.begin_training(spec.clone()));
+                attempt.patiently(begin).await
+            }
+        }
     }
 
     /// Takes the steps from `from` to the end; a shutdown between two of them leaves a checkpoint behind.
@@ -131,7 +149,7 @@ impl Service {
         fork: ForkId,
         from: u64,
     ) -> Result<(), Interrupted> {
-        let total = course.spec.total_steps;
+        let total = course.spec.steps();
         let mut progress = Progress { phase: "training".to_owned(), done: from, total, loss: 0.0 };
         self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         let taken = self.take_steps(attempt, course, fork, &mut progress).await;
@@ -152,14 +170,25 @@ impl Service {
         progress: &mut Progress,
     ) -> Result<(), Interrupted> {
         let every = u64::from(course.pool.policy.training.checkpoint_steps);
+        let supervised = course.spec.total_steps;
         let mut written = Instant::now();
-        let mut next = self.read_batch(course, progress.done).await?;
+        let mut refinement = None;
+        if progress.done >= supervised {
+            refinement = Some(self.prepare_refinement(attempt, course, fork, progress).await?);
+        }
+        let mut next =
+            self.read_batch(course, refinement.as_deref().unwrap_or_default(), progress.done).await?;
         for step in progress.done..progress.total {
             self.look(attempt).await?;
+            if step >= supervised && refinement.is_none() {
+                let batches = self.prepare_refinement(attempt, course, fork, progress).await?;
+                next = self.read_batch(course, &batches, step).await?;
+                refinement = Some(batches);
+            }
             let batch = std::mem::take(&mut next);
             let (stats, read) = tokio::join!(
                 attempt.patiently(|| self.engine.train_step(fork, batch.clone())),
-                self.read_batch(course, step + 1)
+                self.read_batch(course, refinement.as_deref().unwrap_or_default(), step + 1)
             );
             let stats: StepStats = stats?;
             metrics::counter!("active_vlm_training_steps_total").increment(1);
@@ -181,6 +210,46 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// Has the model reason about the labels, unless a checkpoint has that already; gives the batches of the refinement.
+    ///
+    /// Between two pieces scoring and predictions get their turn. What was mined is in the next checkpoint, which is
+    /// written at once: it is as dear as many steps.
+    async fn prepare_refinement(
+        &self,
+        attempt: &Attempt,
+        course: &Course,
+        fork: ForkId,
+        progress: &mut Progress,
+    ) -> Result<Vec<Vec<usize>>, Interrupted> {
+        if !course.mines() {
+            return Ok(course.refinement(&[]));
+        }
+        let mut mined = attempt.patiently(|| self.engine.mined(fork)).await?;
+        if mined.is_empty() {
+            let mut reasoning = Progress { phase: "reasoning".to_owned(), done: 0, ..progress.clone() };
+            reasoning.total = course.lessons.len() as u64;
+            let mut stats = MineStats::default();
+            let places: Vec<usize> = (0..course.lessons.len()).collect();
+            for piece in places.chunks(MINED_AT_ONCE) {
+                self.look(attempt).await?;
+                self.store.heartbeat(&attempt.job, Some(&reasoning), self.now()).await?;
+                let items = self.read_lessons(course, piece).await?;
+                stats += attempt.patiently(|| self.engine.mine(fork, items.clone())).await?;
+                reasoning.done += piece.len() as u64;
+            }
+            attempt.crash_point("reasoning");
+            tracing::info!(?stats, "reasonings judged");
+            if stats.found == 0 {
+                tracing::warn!(
+                    "no reasoning of the model's own is of use: the refinement goes on supervised"
+                );
+            }
+            self.save_checkpoint(attempt, fork, progress).await?;
+            mined = attempt.patiently(|| self.engine.mined(fork)).await?;
+        }
+        Ok(course.refinement(&mined))
     }
 
     /// Whether to take another step: what the worker says, and what stands in the job's row.

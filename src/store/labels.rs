@@ -14,6 +14,8 @@ pub struct TrainingAnswer {
     pub answer: Answer,
     /// Who said it.
     pub annotator: String,
+    /// When.
+    pub at: Time,
 }
 
 /// A sample with all its answers, the first one first.
@@ -139,7 +141,7 @@ impl Store {
         until: Option<Time>,
     ) -> Result<TrainingSet> {
         let rows = sqlx::query!(
-            r#"SELECT s.id, s.name, s.image_keys, s.question, s.choices, s.group_name, l.annotator,
+            r#"SELECT s.id, s.name, s.image_keys, s.question, s.choices, s.group_name, l.annotator, l.created_at,
                l.answer AS "answer!", l.reasoning AS "reasoning: Json<Vec<String>>",
                l.regions AS "regions: Json<Vec<Region>>", l.rejected AS "rejected: Json<Vec<Vec<String>>>"
                FROM labels l JOIN samples s ON s.id = l.sample_id
@@ -156,7 +158,7 @@ impl Store {
         for r in rows {
             let (reasoning, regions, rejected) = (r.reasoning.0, r.regions.0, r.rejected.0);
             let answer = Answer { text: r.answer, reasoning, regions, rejected };
-            let answer = TrainingAnswer { answer, annotator: r.annotator };
+            let answer = TrainingAnswer { answer, annotator: r.annotator, at: r.created_at };
             match set.samples.last_mut().filter(|last| last.id.0 == r.id) {
                 Some(last) => last.answers.push(answer),
                 None => set.samples.push(LabelledSample {

@@ -107,6 +107,17 @@ impl AdamW {
         });
     }
 
+    /// Forgets its moments and its steps: for another loss, whose gradients these say nothing about.
+    pub fn restart(&mut self) {
+        self.step = 0;
+        no_grad(|| {
+            for slot in &mut self.slots {
+                let _ = slot.mean.zero_();
+                let _ = slot.square.zero_();
+            }
+        });
+    }
+
     /// Forgets all gradients, ready for the next backward pass.
     pub fn zero_grad(&mut self) {
         for slot in &mut self.slots {

@@ -2,6 +2,12 @@
 
 pub mod adamw;
 pub mod batches;
+pub mod calibration;
+pub mod likelihood;
 pub mod metrics;
+pub mod objective;
+pub mod pairs;
+pub mod preference;
 pub mod pretrain;
+pub mod rewards;
 pub mod sft;

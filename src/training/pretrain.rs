@@ -12,6 +12,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::adamw::{AdamW, AdamWConfig};
+use super::likelihood::log_probs;
 use super::sft::{self, PARTS, Part, Places, Weights};
 use crate::model::{Checkpoint, Config, Cut, ModelError, Processor, Trainable, Visual, Vlm, greedy};
 
@@ -147,8 +148,8 @@ impl Pretrainer {
         let places = learnt(batch, ids.size()[1]);
         let flat = hidden.flatten(0, 1);
         let logits = self.model.logits(&flat.index_select(0, &Tensor::from_slice(&places.predictors)));
-        let counts = PARTS.map(|part| places.parts.iter().filter(|found| **found == part).count());
-        let text = sft::loss(&logits, &places, counts, WEIGHTS);
+        let counts = PARTS.map(|part| places.parts.iter().filter(|found| **found == part).count() as f64);
+        let text = sft::loss(&log_probs(&logits, &places.tokens), &places, counts, WEIGHTS);
         let [answer, reasoning, direct] = text.parts;
         let mut losses = Losses { answer: (answer + direct) / 2.0, reasoning, ..Losses::default() };
         let mut total = text.total;
@@ -329,6 +330,8 @@ fn learnt(batch: &[Example], length: i64) -> Places {
                 found.predictors.push(row as i64 * length + at as i64 - 1);
                 found.tokens.push(example.tokens[at]);
                 found.parts.push(*part);
+                found.weights.push(1.0);
+                found.owners.push(row);
             }
         }
     }

@@ -59,6 +59,7 @@ impl Golden {
             rows: Tensor::from_slice(&[0i64]),
             embeds: vlm.embed_text(&ids),
             mask: Tensor::cat(&[&inputs.mask, &real], 1),
+            gaze: None,
         };
         let mut found = f64::NAN;
         vlm.joint(&inputs, &[replies], Pass { seed: 1, checkpointing }, |asked, answered| {

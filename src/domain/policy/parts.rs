@@ -1,62 +1,7 @@
-//! The parts of a policy: training, gate, funnel, stages, stopping, meter.
+//! The parts of a policy but training: gate, funnel, stages, stopping, meter.
 //!
 //! Invariant: every field has a default, so that a policy stored before the field came is still read. Deliberately absent:
 //! ranges, which the policy as a whole checks.
-
-/// Which tensors a training moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum TrainingMode {
-    /// All of them.
-    Full,
-    /// Low-rank adapters on every linear layer.
-    Lora,
-    /// The decoder with its embeddings and head: what the images are seen as stands still.
-    Decoder,
-}
-
-/// How a version is trained.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Training {
-    /// Which tensors move.
-    pub mode: TrainingMode,
-    /// Rank of the adapters.
-    pub lora_rank: u32,
-    /// Scale of the adapters (alpha over rank).
-    pub lora_alpha: f64,
-    /// Dropout before the adapters, in [0, 1).
-    pub lora_dropout: f64,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Samples per optimiser step.
-    pub batch_size: u32,
-    /// Passes over the labels.
-    pub epochs: u32,
-    /// Lower bound of optimiser steps.
-    pub min_steps: u32,
-    /// Upper bound of optimiser steps.
-    pub max_steps: u32,
-    /// Steps between checkpoints.
-    pub checkpoint_steps: u32,
-}
-
-impl Default for Training {
-    fn default() -> Self {
-        Self {
-            mode: TrainingMode::Full,
-            lora_rank: 16,
-            lora_alpha: 32.0,
-            lora_dropout: 0.05,
-            learning_rate: 5e-4,
-            batch_size: 32,
-            epochs: 12,
-            min_steps: 40,
-            max_steps: 400,
-            checkpoint_steps: 50,
-        }
-    }
-}
 
 /// What a candidate may lose against the serving version on the validation split.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]

@@ -57,10 +57,16 @@ async fn adapters_of_every_family_learn_and_serve() {
         let engine = engine_of(family).await;
         let (fork, _) = engine.begin_training(spec(LORA)).await.unwrap();
         let ScoreItem { images, question, .. } = about_two();
-        let two = TrainItem { images, question, answer: "both".into(), reasoning: vec!["equal".into()] };
+        let two = TrainItem {
+            images,
+            question,
+            answer: "both".into(),
+            reasoning: vec!["equal".into()],
+            ..TrainItem::default()
+        };
         let lessons = vec![two, lesson(5, "how many?", "1", &[])];
         let first = engine.train_step(fork, lessons.clone()).await.unwrap();
-        let mut last = first;
+        let mut last = first.clone();
         for _ in 0..40 {
             last = engine.train_step(fork, lessons.clone()).await.unwrap();
         }

@@ -5,6 +5,7 @@
 mod deep;
 mod families;
 mod faults;
+mod refinement;
 mod serving;
 mod training;
 
@@ -106,6 +107,7 @@ fn lesson(shade: u8, question: &str, answer: &str, reasoning: &[&str]) -> TrainI
         question: question.to_owned(),
         answer: answer.to_owned(),
         reasoning: reasoning.iter().map(ToString::to_string).collect(),
+        ..TrainItem::default()
     }
 }
 
@@ -126,7 +128,9 @@ fn spec(trainable: Trainable) -> TrainingSpec {
         total_steps: 60,
         weight_decay: 0.01,
         grad_clip: 1.0,
+        shrink: 1.0,
         seed: 11,
+        objective: Objective::default(),
         resume: None,
     }
 }

@@ -15,6 +15,7 @@ mod round;
 mod sample;
 mod selection;
 mod stage;
+mod training_policy;
 
 pub(super) use explanation::{explain, explanation, preview, preview_batch, replay, replay_of};
 pub(super) use import::import_item;

@@ -1,8 +1,8 @@
 //! Policies: a field left out of the wire is the domain's default; answers have every field set.
 
-use super::{Check, duration, known};
+use super::{Check, duration, known, training_policy};
 use crate::{
-    domain::{Adaptive, Funnel, Gate, Meter, Policy, Stopping, Strategy, Training, TrainingMode},
+    domain::{Adaptive, Funnel, Gate, Meter, Policy, Stopping, Strategy},
     grpc::pb,
 };
 
@@ -32,23 +32,7 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
         label_budget: wire.label_budget.or(usual.label_budget),
         train_after: check.duration(&field("train_after"), wire.train_after).or(usual.train_after),
         auto_train: wire.auto_train.unwrap_or(usual.auto_train),
-        training: Training {
-            mode: match check.take(known(&field("training.mode"), training.mode).map(Some)) {
-                None | Some(pb::training_policy::Mode::Unspecified) => usual.training.mode,
-                Some(pb::training_policy::Mode::Full) => TrainingMode::Full,
-                Some(pb::training_policy::Mode::Lora) => TrainingMode::Lora,
-                Some(pb::training_policy::Mode::Decoder) => TrainingMode::Decoder,
-            },
-            lora_rank: training.lora_rank.unwrap_or(usual.training.lora_rank),
-            lora_alpha: training.lora_alpha.unwrap_or(usual.training.lora_alpha),
-            lora_dropout: training.lora_dropout.unwrap_or(usual.training.lora_dropout),
-            learning_rate: training.learning_rate.unwrap_or(usual.training.learning_rate),
-            batch_size: training.batch_size.unwrap_or(usual.training.batch_size),
-            epochs: training.epochs.unwrap_or(usual.training.epochs),
-            min_steps: training.min_steps.unwrap_or(usual.training.min_steps),
-            max_steps: training.max_steps.unwrap_or(usual.training.max_steps),
-            checkpoint_steps: training.checkpoint_steps.unwrap_or(usual.training.checkpoint_steps),
-        },
+        training: training_policy::from_wire(check, &field("training."), training),
         gate: Gate {
             max_accuracy_drop: gate.max_accuracy_drop.unwrap_or(usual.gate.max_accuracy_drop),
             max_calibration_rise: gate.max_calibration_rise.unwrap_or(usual.gate.max_calibration_rise),
@@ -94,12 +78,6 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
 
 /// A policy with every field that has a value set.
 pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
-    let training = &policy.training;
-    let mode = match training.mode {
-        TrainingMode::Full => pb::training_policy::Mode::Full,
-        TrainingMode::Lora => pb::training_policy::Mode::Lora,
-        TrainingMode::Decoder => pb::training_policy::Mode::Decoder,
-    };
     pb::Policy {
         strategy: strategy(policy.strategy).into(),
         labels_per_round: Some(policy.labels_per_round),
@@ -113,18 +91,7 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
         label_budget: policy.label_budget,
         train_after: policy.train_after.map(duration),
         auto_train: Some(policy.auto_train),
-        training: Some(pb::TrainingPolicy {
-            mode: mode.into(),
-            lora_rank: Some(training.lora_rank),
-            lora_alpha: Some(training.lora_alpha),
-            lora_dropout: Some(training.lora_dropout),
-            learning_rate: Some(training.learning_rate),
-            batch_size: Some(training.batch_size),
-            epochs: Some(training.epochs),
-            min_steps: Some(training.min_steps),
-            max_steps: Some(training.max_steps),
-            checkpoint_steps: Some(training.checkpoint_steps),
-        }),
+        training: Some(training_policy::to_wire(&policy.training)),
         gate: Some(pb::GatePolicy {
             max_accuracy_drop: Some(policy.gate.max_accuracy_drop),
             max_calibration_rise: Some(policy.gate.max_calibration_rise),
@@ -209,23 +176,7 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
     }
     if let Some(path) = path.strip_prefix("training.") {
         let new = new.training.unwrap_or_default();
-        return copy!(
-            old.training.get_or_insert_default(),
-            new,
-            path,
-            [
-                mode,
-                lora_rank,
-                lora_alpha,
-                lora_dropout,
-                learning_rate,
-                batch_size,
-                epochs,
-                min_steps,
-                max_steps,
-                checkpoint_steps
-            ]
-        );
+        return training_policy::copy_field(old.training.get_or_insert_default(), &new, path);
     }
     if let Some(path) = path.strip_prefix("gate.") {
         let new = new.gate.unwrap_or_default();
@@ -300,6 +251,7 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{InitFrom, Losses, Method, Refinement, Start, Training, TrainingMode};
     use std::time::Duration;
 
     #[test]
@@ -327,7 +279,13 @@ mod tests {
         let odd = Policy {
             label_budget: Some(7),
             train_after: Some(Duration::from_millis(1500)),
-            training: Training { mode: TrainingMode::Decoder, ..Training::default() },
+            training: Training {
+                mode: TrainingMode::Decoder,
+                losses: Losses { attention: 0.3, ..Losses::default() },
+                refinement: Refinement { method: Method::Reward, beta: 0.2, ..Refinement::default() },
+                start: Start { init_from: InitFrom::Previous, ..Start::default() },
+                ..Training::default()
+            },
             adaptive: Adaptive { enabled: false, bandit: true },
             stopping: Stopping { seconds_per_label: Some(4.5), ..Stopping::default() },
             meter: Meter { shadow: false },
@@ -357,6 +315,10 @@ mod tests {
             "train_after",
             "seed",
             "training.epochs",
+            "training.losses.attention",
+            "training.refinement.method",
+            "training.refinement",
+            "training.start.init_from",
             "gate.max_accuracy_drop",
             "gate",
             "adaptive.bandit",

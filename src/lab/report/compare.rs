@@ -1,4 +1,4 @@
-//! An arm against random, seed by seed.
+//! An arm against the baseline (random, or answers alone), seed by seed.
 //!
 //! Invariant: only seeds that both arms have are compared, each with itself; the bootstrap's seed is fixed, so a page is
 //! made again word for word.
@@ -9,8 +9,6 @@ use super::super::statistics::{
 };
 use super::results::Results;
 
-/// What every arm is compared with.
-pub const BASELINE: &str = "random";
 /// Seed of every bootstrap.
 const SEED: u64 = 1;
 
@@ -23,17 +21,13 @@ pub struct Figure<'a> {
     pub group: &'a str,
 }
 
-/// The primary figure: accuracy after reasoning on the balanced examination.
-pub const PRIMARY: Figure<'static> =
-    Figure { metric: "accuracy_reasoned", group: crate::lab::world::BALANCED };
-
 /// The seeds that both arms have.
 pub fn shared_seeds(results: &Results, arm: &str) -> Vec<u64> {
-    let theirs = results.seeds(BASELINE);
+    let theirs = results.seeds(results.baseline());
     results.seeds(arm).into_iter().filter(|seed| theirs.contains(seed)).collect()
 }
 
-/// Labels that `arm` needs as a share of those that random needs.
+/// Labels that `arm` needs as a share of those that the baseline needs.
 pub fn labels_fraction(
     results: &Results,
     arm: &str,
@@ -43,7 +37,7 @@ pub fn labels_fraction(
     labels_fraction_over_seeds(&ours, &theirs, SEED)
 }
 
-/// Area under the curve of `arm` less that of random.
+/// Area under the curve of `arm` less that of the baseline.
 pub fn area_gain(results: &Results, arm: &str, figure: Figure<'_>) -> Result<Interval, StatisticsError> {
     let (ours, theirs) = pairs(results, arm, figure);
     area_gain_over_seeds(&ours, &theirs, SEED)
@@ -57,17 +51,17 @@ pub fn area(results: &Results, arm: &str, figure: Figure<'_>) -> Option<f64> {
     mean(&areas)
 }
 
-/// A figure of `arm` less that of random at equal labels.
+/// A figure of `arm` less that of the baseline at equal labels.
 pub fn gain(
     results: &Results,
     arm: &str,
     labels: usize,
     figure: Figure<'_>,
 ) -> Result<Interval, StatisticsError> {
-    let of = |arm, seed| results.value(arm, seed, labels, figure.metric, figure.group);
+    let of = |arm: &str, seed| results.value(arm, seed, labels, figure.metric, figure.group);
     let gains: Vec<f64> = shared_seeds(results, arm)
         .into_iter()
-        .filter_map(|seed| Some(of(arm, seed)? - of(BASELINE, seed)?))
+        .filter_map(|seed| Some(of(arm, seed)? - of(results.baseline(), seed)?))
         .collect();
     if gains.len() < 2 {
         return Err(StatisticsError::Pairing("one seed has no spread".to_owned()));
@@ -83,8 +77,8 @@ pub fn mean(values: &[f64]) -> Option<f64> {
 
 fn pairs(results: &Results, arm: &str, figure: Figure<'_>) -> (Vec<Vec<Point>>, Vec<Vec<Point>>) {
     let seeds = shared_seeds(results, arm);
-    let of = |arm| seeds.iter().map(|seed| curve(results, arm, *seed, figure)).collect();
-    (of(arm), of(BASELINE))
+    let of = |arm: &str| seeds.iter().map(|seed| curve(results, arm, *seed, figure)).collect();
+    (of(arm), of(results.baseline()))
 }
 
 fn curve(results: &Results, arm: &str, seed: u64, figure: Figure<'_>) -> Vec<Point> {

@@ -5,7 +5,6 @@
 use std::fmt::Write;
 
 use super::super::run::{ARMS, Experiment};
-use super::compare::BASELINE;
 use super::results::Results;
 use super::tables;
 
@@ -25,6 +24,11 @@ means over seeds are made rising, interpolated in the logarithm of labels, and t
 between 20 and 100 per cent of random's rise. In brackets: 95 per cent intervals of a paired bootstrap over seeds. A \
 figure in **bold** differs from random's by more than chance, for better or worse. Accuracies and shares are in per \
 cent. The random control arm of `ours` (10 per cent) counts against its budget; the baselines have none.
+
+Ways of teaching are compared on the same random labels and as many optimiser steps, each in the mode that it teaches: \
+`answers` answers at once, all others reason first. Where models look is measured on direct answers: pointing is how often \
+the cell looked at most lies in the evidence; the deletion area is the mean probability of the right answer while cells are \
+greyed out, those looked at most first, so less means that the answer hung on them.
 
 To check a section: `active-vlm lab run deploy/lab/NAME.toml`, then `active-vlm lab report`. Everything but the seconds \
 comes out the same; after an interruption the operations of the model do not, as pictures seen before are kept.
@@ -59,11 +63,26 @@ fn section(results: &Results) -> String {
     let mut part = |heading: &str, table: String| {
         let _ = write!(text, "\n### {heading}\n\n{table}");
     };
-    if results.arms().contains(&BASELINE) {
+    let last = results.labels(results.baseline()).last().copied().unwrap_or_default();
+    if results.is_of_teaching() {
+        part(
+            &format!("Every examination at {last} labels: answers alone, and points more or less than that"),
+            tables::gains(results, last),
+        );
+        part("The same by family of the balanced examination", tables::family_gains(results, last));
+        part(&format!("Where models look at {last} labels"), tables::looks(results, last));
+        part(&format!("Reliability at {last} labels"), tables::reliability(results, last));
+        part(&format!("Reasonings of the model's own at {last} labels"), tables::chains(results, last));
+        part(
+            &format!("Worse than answers alone by more than chance at {last} labels"),
+            tables::losses(results, last),
+        );
+        return text;
+    }
+    if results.arms().contains(&results.baseline()) {
         part("Labels for the same accuracy", tables::savings(results));
         part("Accuracy after reasoning: balanced / as the pool is mixed", tables::accuracies(results));
     }
-    let last = results.labels(BASELINE).last().copied().unwrap_or_default();
     part(&format!("Every examination at {last} labels"), tables::examinations(results, last));
     part(&format!("Worse than random by more than chance at {last} labels"), tables::losses(results, last));
     part(&format!("What the {last} labels were spent on"), tables::labels(results, last));

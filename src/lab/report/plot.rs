@@ -6,7 +6,7 @@
 use plotters::coord::combinators::IntoLogRange;
 use plotters::prelude::*;
 
-use super::compare::{BASELINE, PRIMARY, mean};
+use super::compare::{Figure, mean};
 use super::results::Results;
 use super::tables::curves;
 
@@ -43,7 +43,7 @@ fn draw(svg: &mut String, results: &Results) -> Result<(), Box<dyn std::error::E
     // The two that matter take the two strongest colours.
     arms.sort_by_key(|arm| match *arm {
         "ours" => 0,
-        BASELINE => 1,
+        arm if arm == results.baseline() => 1,
         _ => 2,
     });
     let lines: Vec<(&str, Vec<Dot>)> = arms.into_iter().map(|arm| (arm, dots(results, arm))).collect();
@@ -57,8 +57,9 @@ fn draw(svg: &mut String, results: &Results) -> Result<(), Box<dyn std::error::E
     let title = ("sans-serif", 22).into_font().style(FontStyle::Bold).color(&BLACK);
     root.draw_text(&results.experiment.title, &title, (84, 18))?;
     let subtitle = format!(
-        "accuracy after reasoning, families equally often; means of {} seeds, whiskers: two standard errors",
-        results.seeds(BASELINE).len()
+        "accuracy {}, families equally often; means of {} seeds, whiskers: two standard errors",
+        if results.is_of_teaching() { "in the mode that is taught" } else { "after reasoning" },
+        results.seeds(results.baseline()).len()
     );
     root.draw_text(&subtitle, &("sans-serif", 15).into_font().color(&GREY), (84, 48))?;
     let mut chart = ChartBuilder::on(&root)
@@ -115,7 +116,8 @@ fn draw(svg: &mut String, results: &Results) -> Result<(), Box<dyn std::error::E
 
 fn dots(results: &Results, arm: &str) -> Vec<Dot> {
     let dot = |labels: usize| {
-        let values = results.over_seeds(arm, labels, PRIMARY.metric, PRIMARY.group);
+        let Figure { metric, group } = results.primary();
+        let values = results.over_seeds(arm, labels, metric, group);
         let mean = mean(&values)?;
         let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
         let n = values.len() as f64;

@@ -9,6 +9,10 @@ use anyhow::{Context, bail};
 
 use super::super::run::{ARMS, Experiment, HEADER};
 use super::super::world::{BALANCED, MIXTURE};
+use super::compare::Figure;
+
+/// The arm that ways of teaching are compared with.
+const ANSWERS: &str = "answers";
 
 /// The name under which an experiment's configuration lies beside its results.
 pub const CONFIG: &str = "experiment.toml";
@@ -51,6 +55,27 @@ impl Results {
             }
         }
         Ok(Self { experiment: Experiment::read(&path)?, config, values })
+    }
+
+    /// The arm that all others are compared with.
+    pub fn baseline(&self) -> &str {
+        &self.experiment.baseline
+    }
+
+    /// Whether ways of teaching are compared, and not ways of choosing.
+    pub fn is_of_teaching(&self) -> bool {
+        self.baseline() == ANSWERS
+    }
+
+    /// The metric that an examination is told by: accuracy after reasoning; where ways of teaching are compared, in the mode
+    /// that each teaches.
+    pub fn metric(&self) -> &'static str {
+        if self.is_of_teaching() { "accuracy_as_taught" } else { "accuracy_reasoned" }
+    }
+
+    /// The primary figure: that metric on the balanced examination.
+    pub fn primary(&self) -> Figure<'static> {
+        Figure { metric: self.metric(), group: BALANCED }
     }
 
     /// One figure.

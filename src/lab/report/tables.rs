@@ -1,13 +1,13 @@
 //! The tables of one experiment, as Markdown.
 //!
-//! Invariant: figures are means over all seeds of an arm; a figure in bold differs from random's by more than chance
+//! Invariant: figures are means over all seeds of an arm; a figure in bold differs from the baseline's by more than chance
 //! (its paired 95 % interval over seeds leaves out zero), for better or worse.
 
 use std::fmt::Write;
 
 use super::super::statistics::{Interval, StatisticsError};
 use super::super::world::{BALANCED, MIXTURE};
-use super::compare::{self, BASELINE, Figure, PRIMARY, mean};
+use super::compare::{self, Figure, mean};
 use super::results::Results;
 
 /// Labels for the same accuracy, and areas.
@@ -17,18 +17,19 @@ pub fn savings(results: &Results) -> String {
     let direct = Figure { metric: "accuracy_direct", group: BALANCED };
     let rows = curves(results).into_iter().map(|arm| {
         let seeds = results.seeds(arm).len().to_string();
-        let area = compare::area(results, arm, PRIMARY).map_or(String::new(), |area| percent(area, 1));
-        if arm == BASELINE {
+        let area =
+            compare::area(results, arm, results.primary()).map_or(String::new(), |area| percent(area, 1));
+        if arm == results.baseline() {
             return vec![arm.to_owned(), seeds, "1".to_owned(), "1".to_owned(), area, "0".to_owned()];
         }
         let points = |interval: Interval| scaled(interval, 100.0);
         vec![
             arm.to_owned(),
             seeds,
-            told(compare::labels_fraction(results, arm, PRIMARY), 2),
+            told(compare::labels_fraction(results, arm, results.primary()), 2),
             told(compare::labels_fraction(results, arm, direct), 2),
             area,
-            told(compare::area_gain(results, arm, PRIMARY).map(points), 1),
+            told(compare::area_gain(results, arm, results.primary()).map(points), 1),
         ]
     });
     table(&head, rows)
@@ -36,7 +37,7 @@ pub fn savings(results: &Results) -> String {
 
 /// Accuracy after reasoning at each number of labels, balanced beside in distribution.
 pub fn accuracies(results: &Results) -> String {
-    let stages = results.labels(BASELINE);
+    let stages = results.labels(results.baseline());
     let mut head = vec!["arm".to_owned()];
     head.extend(stages.iter().map(|labels| format!("{labels} labels")));
     let rows = results.arms().into_iter().map(|arm| {
@@ -46,7 +47,7 @@ pub fn accuracies(results: &Results) -> String {
             let fits = own.contains(&labels);
             let labels =
                 if fits || Some(&labels) != stages.last() { labels } else { *own.last().unwrap_or(&labels) };
-            let of = |group| mean(&results.over_seeds(arm, labels, PRIMARY.metric, group));
+            let of = |group| mean(&results.over_seeds(arm, labels, results.metric(), group));
             let note = if fits { String::new() } else { format!(" ({labels} labels)") };
             match (of(BALANCED), of(MIXTURE)) {
                 (Some(balanced), Some(mixture)) => {
@@ -63,12 +64,12 @@ pub fn accuracies(results: &Results) -> String {
 
 /// Every examination at equal labels, after reasoning.
 pub fn examinations(results: &Results, labels: usize) -> String {
-    let exams = results.groups(PRIMARY.metric);
+    let exams = results.groups(results.metric());
     let mut head = vec!["arm"];
     head.extend(exams.iter().map(String::as_str));
     let rows = at_equal_labels(results, labels).into_iter().map(|arm| {
         let cell = |exam: &String| {
-            let figure = Figure { metric: PRIMARY.metric, group: exam };
+            let figure = Figure { metric: results.metric(), group: exam };
             bold(results, arm, labels, figure, |value| percent(value, 1))
         };
         std::iter::once(arm.to_owned()).chain(exams.iter().map(cell)).collect()
@@ -119,6 +120,69 @@ pub fn reliability(results: &Results, labels: usize) -> String {
     table(&head, rows)
 }
 
+/// What each way of teaching gains on every examination against answers alone, points with their intervals.
+pub fn gains(results: &Results, labels: usize) -> String {
+    let exams = results.groups(results.metric());
+    compared(results, labels, results.metric(), &exams)
+}
+
+/// The same for every family of the balanced examination.
+pub fn family_gains(results: &Results, labels: usize) -> String {
+    let metric = "family_accuracy_as_taught";
+    compared(results, labels, metric, &results.groups(metric))
+}
+
+fn compared(results: &Results, labels: usize, metric: &str, groups: &[String]) -> String {
+    let mut head = vec!["arm".to_owned()];
+    head.extend(groups.iter().cloned());
+    let rows = at_equal_labels(results, labels).into_iter().map(|arm| {
+        let cell = |group: &String| {
+            let figure = Figure { metric, group };
+            if arm == results.baseline() {
+                let value = mean(&results.over_seeds(arm, labels, metric, group));
+                return value.map_or(String::new(), |value| percent(value, 1));
+            }
+            match compare::gain(results, arm, labels, figure) {
+                Ok(gain) => signed(scaled(gain, 100.0)),
+                Err(_) => String::new(),
+            }
+        };
+        std::iter::once(arm.to_owned()).chain(groups.iter().map(cell)).collect()
+    });
+    table(&head, rows)
+}
+
+/// Where models look, and what their answers hang on.
+pub fn looks(results: &Results, labels: usize) -> String {
+    let head = ["arm", "points at the evidence", "share of attention on the image", "deletion area"];
+    let figures = ["pointing", "attention_mass", "deletion_area"];
+    let rows = at_equal_labels(results, labels).into_iter().map(|arm| {
+        let cell = |metric| {
+            bold(results, arm, labels, Figure { metric, group: BALANCED }, |value| percent(value, 1))
+        };
+        std::iter::once(arm.to_owned()).chain(figures.map(cell)).collect()
+    });
+    table(&head, rows)
+}
+
+/// What the models' own reasonings came to.
+pub fn chains(results: &Results, labels: usize) -> String {
+    let head =
+        ["arm", "right", "without an answer", "pairs or reasonings learnt from", "seconds of training"];
+    let rows = at_equal_labels(results, labels).into_iter().filter_map(|arm| {
+        let of = |metric| mean(&results.over_seeds(arm, labels, metric, ""));
+        let right = of("chains_right")?;
+        Some(vec![
+            arm.to_owned(),
+            percent(right, 1),
+            percent(of("chains_unparsed").unwrap_or_default(), 1),
+            format!("{:.0}", of("chains_found").unwrap_or_default()),
+            format!("{:.0}", of("seconds_train").unwrap_or_default()),
+        ])
+    });
+    table(&head, rows)
+}
+
 /// What choosing cost over all rounds.
 pub fn cost(results: &Results) -> String {
     let head =
@@ -140,15 +204,15 @@ pub fn cost(results: &Results) -> String {
     table(&head, rows)
 }
 
-/// Where an arm is worse than random by more than chance, in sentences; says so where there is no such place.
+/// Where an arm is worse than the baseline by more than chance, in sentences; says so where there is no such place.
 pub fn losses(results: &Results, labels: usize) -> String {
-    if results.seeds(BASELINE).len() < 2 {
+    if results.seeds(results.baseline()).len() < 2 {
         return "One seed cannot tell.\n".to_owned();
     }
     let mut text = String::new();
-    for arm in at_equal_labels(results, labels).into_iter().filter(|arm| *arm != BASELINE) {
-        let lost = results.groups(PRIMARY.metric).into_iter().filter_map(|exam| {
-            let figure = Figure { metric: PRIMARY.metric, group: &exam };
+    for arm in at_equal_labels(results, labels).into_iter().filter(|arm| *arm != results.baseline()) {
+        let lost = results.groups(results.metric()).into_iter().filter_map(|exam| {
+            let figure = Figure { metric: results.metric(), group: &exam };
             let gain = compare::gain(results, arm, labels, figure).ok()?;
             (gain.high < 0.0).then(|| format!("{exam} ({})", told(Ok(scaled(gain, 100.0)), 1)))
         });
@@ -183,7 +247,7 @@ fn bold(
     let Some(value) = mean(&results.over_seeds(arm, labels, figure.metric, figure.group)) else {
         return String::new();
     };
-    let sure = arm != BASELINE
+    let sure = arm != results.baseline()
         && compare::gain(results, arm, labels, figure).is_ok_and(|gain| gain.low > 0.0 || gain.high < 0.0);
     if sure { format!("**{}**", show(value)) } else { show(value) }
 }
@@ -201,6 +265,11 @@ fn told(interval: Result<Interval, StatisticsError>, digits: usize) -> String {
         }
         Err(_) => "not measurable".to_owned(),
     }
+}
+
+fn signed(Interval { estimate, low, high }: Interval) -> String {
+    let text = format!("{estimate:+.1} ({low:+.1} to {high:+.1})");
+    if low > 0.0 || high < 0.0 { format!("**{text}**") } else { text }
 }
 
 fn scaled(interval: Interval, by: f64) -> Interval {

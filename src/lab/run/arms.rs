@@ -5,6 +5,7 @@
 
 use anyhow::bail;
 
+use super::teaching::Teaching;
 use crate::domain::Strategy;
 
 /// What a label is taken to be worth.
@@ -49,6 +50,8 @@ pub struct Arm {
     pub about: &'static str,
     /// How it chooses.
     pub rule: Rule,
+    /// How it teaches.
+    pub teaching: Teaching,
     /// Whether its annotator may answer "unanswerable" where the world lets one.
     pub abstention: bool,
 }
@@ -59,7 +62,12 @@ pub const CONTROL: f64 = crate::acquisition::MIN_CONTROL_SHARE;
 const OURS: Rule = Rule::Service { control: true, worth: Worth::Information };
 
 const fn arm(name: &'static str, about: &'static str, rule: Rule) -> Arm {
-    Arm { name, about, rule, abstention: true }
+    Arm { name, about, rule, teaching: Teaching::Reasoning, abstention: true }
+}
+
+/// An arm that takes labels at random and teaches in another way.
+const fn taught(name: &'static str, about: &'static str, teaching: Teaching) -> Arm {
+    Arm { teaching, ..arm(name, about, Rule::Strategy(Strategy::Random)) }
 }
 
 /// All arms.
@@ -101,6 +109,32 @@ pub const ARMS: &[Arm] = &[
         "ours without the random slice",
         Rule::Service { control: false, worth: Worth::Information },
     ),
+    taught("answers", "random labels, taught by their answers alone", Teaching::Answers),
+    taught("reasoning", "random labels, taught with their reasonings", Teaching::Reasoning),
+    taught(
+        "contrast",
+        "reasoning, then its own right reasonings against wrong ones (2411.10442)",
+        Teaching::Contrast,
+    ),
+    taught(
+        "contrast_image",
+        "contrast with the image-conditional term (2406.11839)",
+        Teaching::ContrastImage,
+    ),
+    taught(
+        "imitation",
+        "reasoning, then its own right reasonings by heart (2312.06585)",
+        Teaching::Imitation,
+    ),
+    taught("reward", "reasoning, then reward for right reasonings (2402.14740)", Teaching::Reward),
+    taught("regions", "reasoning, with attention drawn to the marked regions", Teaching::Regions),
+    taught(
+        "random_regions",
+        "regions anywhere: what `regions` has to beat (2004.05704)",
+        Teaching::RandomRegions,
+    ),
+    taught("faithful", "reasoning, with and without the evidence in sight", Teaching::Faithful),
+    Arm { teaching: Teaching::Whole, ..arm("whole", "ours, taught by contrast and regions", OURS) },
     arm("oracle_balanced", "families equally often, no outlier: it cheats", Rule::Balanced),
     arm("full_pool", "every label of the pool", Rule::Everything),
 ];

@@ -17,11 +17,12 @@ use super::super::oracle::{Annotation, Oracle};
 use super::super::world::{BALANCED, MIXTURE, UNANSWERABLE, World};
 use super::arms::{Arm, Rule};
 use super::config::Experiment;
-use super::learn::learn;
+use super::learn::Class;
+use super::looking::look;
 use super::mark::mark;
 use super::record::{Metric, Place, Record};
 use super::select::{Candidates, Choice};
-use crate::engine::{Engine, EngineConfig, ModelRef};
+use crate::engine::{Engine, EngineConfig, MineStats, ModelRef};
 
 /// Begins the lines by which a child tells its parent how far it is.
 pub const MARK: &str = "@ ";
@@ -138,7 +139,7 @@ impl Run<'_> {
         let mut choice = Choice::default();
         if labels > labelled.len() {
             if model.is_none() && stage > 0 {
-                model = Some(self.train(&labelled, seed - 1, &|| ()).await?);
+                model = Some(self.train(&labelled, seed - 1, &|| ()).await?.0);
             }
             (self.tell)(self.share(), "choosing");
             let candidates = Candidates {
@@ -153,14 +154,23 @@ impl Run<'_> {
         }
         let started = Instant::now();
         let name = format!("{labels} labels: training");
-        let model = self.train(&labelled, seed, &|| self.advance(1.0, &name)).await?;
+        let (model, mined) = self.train(&labelled, seed, &|| self.advance(1.0, &name)).await?;
         let seconds_train = started.elapsed().as_secs_f64();
         let started = Instant::now();
         let mut metrics = self.bought(&labelled, &choice);
         for exam in self.world.exams.iter().filter(|exam| held(self.experiment, &exam.name, labels)) {
-            metrics.extend(mark(self.engine, model, exam).await?);
+            metrics.extend(mark(self.engine, model, exam, self.arm.teaching).await?);
+            if self.experiment.looks && exam.name == BALANCED {
+                metrics.extend(look(self.engine, model, exam).await?);
+            }
             let cost = exam.samples.len() as f64 * EXAM_STEPS;
             self.advance(cost, &format!("{labels} labels: {}", exam.name));
+        }
+        if mined.chains > 0 {
+            let share = |part: usize| part as f64 / mined.chains as f64;
+            metrics.push(Metric::new("chains_right", "", share(mined.right)));
+            metrics.push(Metric::new("chains_unparsed", "", share(mined.unparsed)));
+            metrics.push(Metric::new("chains_found", "", mined.found as f64));
         }
         metrics.push(Metric::new("seconds_score", "", choice.seconds_score));
         metrics.push(Metric::new("seconds_choose", "", choice.seconds_choose));
@@ -174,9 +184,16 @@ impl Run<'_> {
         labelled: &[usize],
         seed: u64,
         step: &(dyn Fn() + Sync),
-    ) -> anyhow::Result<ModelRef> {
+    ) -> anyhow::Result<(ModelRef, MineStats)> {
         let labels = self.buy(labelled)?;
-        learn(self.engine, self.world, &self.images, &labels, &self.experiment.training, seed, step).await
+        let class = Class {
+            engine: self.engine,
+            world: self.world,
+            images: &self.images,
+            training: &self.experiment.training,
+            teaching: self.arm.teaching,
+        };
+        class.learn(&labels, seed, step).await
     }
 
     /// The labels of these places in the pool; those that are not bought yet are asked for.

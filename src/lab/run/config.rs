@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 
 use super::super::world::folder::Folder;
 use super::super::world::{ExamSizes, Knobs, World, WorldKind};
+use crate::domain::Refinement;
 
 /// An experiment, as its TOML file has it.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
@@ -20,6 +21,9 @@ pub struct Experiment {
     pub title: String,
     /// Where its results go.
     pub out: PathBuf,
+    /// Whether it is measured where models look, and what their answers hang on.
+    #[serde(default)]
+    pub looks: bool,
     /// The world that is made for each seed; or else `folder`.
     pub world: Option<WorldKind>,
     /// A world of somebody else's, the same for each seed.
@@ -32,6 +36,9 @@ pub struct Experiment {
     pub base: PathBuf,
     /// The arms, by name.
     pub arms: Vec<String>,
+    /// The arm that all others are compared with.
+    #[serde(default = "baseline")]
+    pub baseline: String,
     /// The first and the last seed.
     pub seeds: [u64; 2],
     /// Random labels that all arms of a seed begin with.
@@ -78,11 +85,26 @@ pub struct Training {
     pub min_steps: u64,
     /// Optimiser steps at most.
     pub max_steps: u64,
+    /// How arms that refine do it; their names say what.
+    pub refinement: Refinement,
+    /// Weight of attention at the first and the last step, in arms that use regions.
+    pub attention: [f64; 2],
+    /// Weight of faithfulness, in arms that use it.
+    pub faithfulness: f64,
 }
 
 impl Default for Training {
     fn default() -> Self {
-        Self { learning_rate: 5e-4, batch_size: 32, steps_per_label: 0.35, min_steps: 60, max_steps: 220 }
+        Self {
+            learning_rate: 5e-4,
+            batch_size: 32,
+            steps_per_label: 0.35,
+            min_steps: 60,
+            max_steps: 220,
+            refinement: Refinement::default(),
+            attention: [0.3, 0.1],
+            faithfulness: 0.3,
+        }
     }
 }
 
@@ -92,6 +114,10 @@ impl Training {
         let steps = (labels as f64 * self.steps_per_label).round() as u64;
         steps.clamp(self.min_steps, self.max_steps)
     }
+}
+
+fn baseline() -> String {
+    "random".to_owned()
 }
 
 fn base() -> PathBuf {

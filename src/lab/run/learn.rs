@@ -9,54 +9,108 @@ use uuid::Uuid;
 use super::super::oracle::Annotation;
 use super::super::world::World;
 use super::config::Training;
-use crate::engine::{Engine, ModelRef, Source, TrainItem, Trainable, TrainingSpec, batch_order};
+use super::teaching::Teaching;
+use crate::engine::{
+    Engine, ForkId, MineStats, ModelRef, RefinementKind, Source, TrainItem, Trainable, TrainingSpec,
+    batch_order,
+};
 
 /// One step in so many is of the learning rate's rise; this and the next two are the service's own.
 const WARMUP: u64 = 10;
 const WEIGHT_DECAY: f64 = 0.01;
 const GRAD_CLIP: f64 = 1.0;
 
-/// Trains on `labels` (places in the pool and what the annotator said) and makes the result resident.
-///
-/// # Errors
-/// When the engine fails or the loss diverges.
-pub async fn learn(
-    engine: &Engine,
-    world: &World,
-    images: &[Bytes],
-    labels: &[(usize, Annotation)],
-    training: &Training,
-    seed: u64,
-    step_taken: &(dyn Fn() + Sync),
-) -> anyhow::Result<ModelRef> {
-    let total_steps = training.steps(labels.len());
-    let spec = TrainingSpec {
-        base: None,
-        trainable: Trainable::FullText,
-        learning_rate: training.learning_rate,
-        warmup: total_steps / WARMUP,
-        total_steps,
-        weight_decay: WEIGHT_DECAY,
-        grad_clip: GRAD_CLIP,
-        seed,
-        resume: None,
-    };
-    let (fork, _) = engine.begin_training(spec).await?;
-    for batch in batch_order(labels.len(), training.batch_size, total_steps as usize, seed) {
-        let items = batch.iter().map(|at| {
-            let (row, annotation) = &labels[*at];
-            TrainItem {
-                images: vec![images[*row].clone()],
-                question: world.pool[*row].sample.question.clone(),
-                answer: annotation.answer.clone(),
-                reasoning: annotation.reasoning.clone(),
+/// Labels that are reasoned about in one command.
+const MINED_AT_ONCE: usize = 8;
+
+/// Who trains on what.
+pub struct Class<'a> {
+    /// The engine.
+    pub engine: &'a Engine,
+    /// The pool.
+    pub world: &'a World,
+    /// Its pictures.
+    pub images: &'a [Bytes],
+    /// How all arms train.
+    pub training: &'a Training,
+    /// How this one teaches.
+    pub teaching: Teaching,
+}
+
+impl Class<'_> {
+    /// Trains on `labels` (places in the pool and what the annotator said) and makes the result resident.
+    ///
+    /// # Errors
+    /// When the engine fails or the loss diverges.
+    pub async fn learn(
+        &self,
+        labels: &[(usize, Annotation)],
+        seed: u64,
+        step_taken: &(dyn Fn() + Sync),
+    ) -> anyhow::Result<(ModelRef, MineStats)> {
+        let steps = self.training.steps(labels.len());
+        let objective = self.teaching.objective(self.training, steps);
+        let own = objective.refinement.as_ref().map_or(0, |refinement| refinement.steps);
+        let kind = objective.refinement.as_ref().map(|refinement| refinement.kind);
+        let total_steps = steps - own;
+        let spec = TrainingSpec {
+            base: None,
+            trainable: Trainable::FullText,
+            learning_rate: self.training.learning_rate,
+            warmup: total_steps / WARMUP,
+            total_steps,
+            weight_decay: WEIGHT_DECAY,
+            grad_clip: GRAD_CLIP,
+            shrink: 1.0,
+            seed,
+            objective,
+            resume: None,
+        };
+        let (fork, _) = self.engine.begin_training(spec).await?;
+        let everything: Vec<usize> = (0..labels.len()).collect();
+        self.take(fork, labels, &everything, total_steps, seed, step_taken).await?;
+        let mut stats = MineStats::default();
+        let mut rest = everything.clone();
+        if matches!(kind, Some(RefinementKind::Contrast(_) | RefinementKind::Imitation)) {
+            for piece in everything.chunks(MINED_AT_ONCE) {
+                let items = piece.iter().map(|at| self.item(&labels[*at], seed)).collect();
+                stats += self.engine.mine(fork, items).await?;
             }
-        });
-        engine.train_step(fork, items.collect()).await?;
-        step_taken();
+            let mined = self.engine.mined(fork).await?;
+            if !mined.is_empty() {
+                rest.retain(|at| mined.contains(&(labels[*at].0 as u64)));
+            }
+        }
+        self.take(fork, labels, &rest, own, seed ^ 0x5eed, step_taken).await?;
+        let model = ModelRef(Uuid::now_v7());
+        self.engine.promote(Source::Fork(fork), model).await?;
+        self.engine.discard(fork).await?;
+        Ok((model, stats))
     }
-    let model = ModelRef(Uuid::now_v7());
-    engine.promote(Source::Fork(fork), model).await?;
-    engine.discard(fork).await?;
-    Ok(model)
+
+    /// Takes `steps` steps over some of the labels.
+    async fn take(
+        &self,
+        fork: ForkId,
+        labels: &[(usize, Annotation)],
+        among: &[usize],
+        steps: u64,
+        seed: u64,
+        step_taken: &(dyn Fn() + Sync),
+    ) -> anyhow::Result<()> {
+        for batch in batch_order(among.len(), self.training.batch_size, steps as usize, seed) {
+            let items = batch.iter().map(|at| self.item(&labels[among[*at]], seed)).collect();
+            self.engine.train_step(fork, items).await?;
+            step_taken();
+        }
+        Ok(())
+    }
+
+    fn item(&self, (row, annotation): &(usize, Annotation), seed: u64) -> TrainItem {
+        TrainItem {
+            images: vec![self.images[*row].clone()],
+            question: self.world.pool[*row].sample.question.clone(),
+            ..self.teaching.item(*row, annotation, seed)
+        }
+    }
 }

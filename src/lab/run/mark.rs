@@ -7,13 +7,19 @@ use bytes::Bytes;
 
 use super::super::world::{ABSENT, BALANCED, Exam};
 use super::record::Metric;
+use super::teaching::Teaching;
 use crate::engine::{Engine, EvalItem, EvalOutcome, ItemError, ModelRef, Target, same_answer, summarise};
 
-/// Marks `model` on `exam`.
+/// Marks `model` on `exam`; `teaching` says which of the two modes it was taught for.
 ///
 /// # Errors
 /// When the engine fails as a whole.
-pub async fn mark(engine: &Engine, model: ModelRef, exam: &Exam) -> anyhow::Result<Vec<Metric>> {
+pub async fn mark(
+    engine: &Engine,
+    model: ModelRef,
+    exam: &Exam,
+    teaching: Teaching,
+) -> anyhow::Result<Vec<Metric>> {
     let target = Target::Version(Some(model));
     let items: Vec<EvalItem> = exam
         .samples
@@ -30,6 +36,14 @@ pub async fn mark(engine: &Engine, model: ModelRef, exam: &Exam) -> anyhow::Resu
     let reasoned = engine.evaluate_reasoned(target, items).await?;
     let mut metrics = figures(exam, "direct", &direct);
     metrics.extend(figures(exam, "reasoned", &reasoned));
+    // What the model is used for: reasoning where it was taught to, or answers alone.
+    let own = if teaching.reasons() { "reasoned" } else { "direct" };
+    let taught = metrics.iter().filter_map(|metric| {
+        let name = metric.metric.strip_suffix(own)?;
+        Some(Metric::new(&format!("{name}as_taught"), &metric.group, metric.value))
+    });
+    let taught: Vec<Metric> = taught.collect();
+    metrics.extend(taught);
     Ok(metrics)
 }
 

@@ -9,10 +9,12 @@ mod arms;
 mod child;
 mod config;
 mod learn;
+mod looking;
 mod mark;
 mod parent;
 mod record;
 mod select;
+mod teaching;
 #[cfg(test)]
 mod tests;
 mod worth;

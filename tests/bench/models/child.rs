@@ -146,6 +146,7 @@ fn lora_step(base: Vlm, given: Given, arguments: &Arguments) -> anyhow::Result<B
             rows: Tensor::arange(rows, (Kind::Int64, Device::Cpu)),
             embeds: whole.embeds.narrow(1, width - learn, learn),
             mask: whole.mask.shallow_clone(),
+            gaze: None,
         };
         let targets: Vec<i64> =
             given.rows.iter().flat_map(|row| row[row.len() - learn as usize..].to_vec()).collect();
