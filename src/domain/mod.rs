@@ -15,6 +15,7 @@ pub mod round;
 pub mod sample;
 pub mod savings;
 pub mod stage;
+pub mod training;
 pub mod uncertainty;
 pub mod version;
 
@@ -31,6 +32,7 @@ pub use round::{Round, RoundState};
 pub use sample::{NewSample, Sample, SampleState, Split};
 pub use savings::{Advice, Call, Savings, SavingsVerdict};
 pub use stage::{Decision, Signals, Stage};
+pub use training::TrainingStep;
 pub use version::{Evaluation, GateVerdict, Version, VersionState};
 
 /// A moment, as Postgres keeps it (UTC, microseconds).

@@ -14,6 +14,7 @@ use crate::{
     engine::{EvalItem, EvalOutcome, ForkId, Target, summarise},
 };
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
 
 /// Images read at once.
 const READS: usize = 8;
@@ -47,6 +48,7 @@ impl Service {
         split: Split,
         candidate: Candidate<'_>,
     ) -> Result<Evaluated, Interrupted> {
+        let begun = Instant::now();
         let total = self.store.count_split(pool.id, split).await? as u64;
         let (mut outcomes, mut marks): (Vec<EvalOutcome>, Vec<u8>) = (Vec::new(), Vec::new());
         let reasoned = pool.policy.gate.after_reasoning;
@@ -72,7 +74,9 @@ impl Service {
             let done = (outcomes.len() + unread) as u64;
             // Samples may come while it runs.
             let total = total.max(done);
-            let progress = Progress { phase: "evaluating".to_owned(), done, total, loss: 0.0 };
+            let pace = begun.elapsed().as_secs_f64() / done.max(1) as f64;
+            let eta_seconds = Some(pace * (total - done) as f64);
+            let progress = Progress { eta_seconds, ..Progress::of("evaluating", done, total) };
             self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         }
         if unread > 0 {

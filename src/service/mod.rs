@@ -10,6 +10,7 @@ mod checkpoints;
 pub mod clock;
 mod columns;
 mod course;
+mod curve;
 mod deeper;
 mod embedding_file;
 mod evaluate;

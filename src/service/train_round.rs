@@ -9,11 +9,12 @@ use super::{
     Service,
     attempt::{Attempt, Interrupted},
     course::Course,
+    curve::Curve,
     evaluate::{Candidate, Evaluated},
 };
 use crate::{
     blobs::BlobKind,
-    domain::{Evaluation, GateVerdict, JobState, Split, job::Progress},
+    domain::{Evaluation, GateVerdict, JobKind, JobState, Split, job::Progress},
     engine::{Engine, ForkId, ModelRef, Source, StepStats, TrainingSpec},
     store::NewVersion,
 };
@@ -53,7 +54,7 @@ impl Service {
         let (savings, advice) = self.verdicts(&course, &validation).await?;
 
         attempt.check()?;
-        let progress = Progress { phase: "committing".to_owned(), done: 0, total: 1, loss: 0.0 };
+        let progress = Progress::of("committing", 0, 1);
         self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         let snapshot = attempt.patiently(|| self.engine.snapshot(held.fork)).await?;
         let key = self.blobs.put(BlobKind::Adapter, snapshot.into()).await?;
@@ -131,15 +132,31 @@ impl Service {
         fork: ForkId,
         from: u64,
     ) -> Result<(), Interrupted> {
-        let total = course.spec.total_steps;
-        let mut progress = Progress { phase: "training".to_owned(), done: from, total, loss: 0.0 };
-        self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
-        let taken = self.take_steps(attempt, course, fork, &mut progress).await;
-        if matches!(taken, Err(Interrupted::Shutdown)) && progress.done > from {
-            self.save_checkpoint(attempt, fork, &progress).await?;
+        let (job, total) = (&attempt.job, course.spec.total_steps);
+        let keeps = job.kind == JobKind::Train;
+        if keeps {
+            self.store.rewind_steps(job, from).await?;
+        }
+        let mut curve = Curve::new(from, total, keeps);
+        self.store.heartbeat(job, Some(&curve.progress), self.now()).await?;
+        let taken = self.take_steps(attempt, course, fork, &mut curve).await;
+        match &taken {
+            Err(Interrupted::Shutdown) if curve.progress.done > from => {
+                let steps = curve.take();
+                self.save_checkpoint(attempt, fork, &curve.progress, &steps).await?;
+            }
+            // What led there is what people look for.
+            Err(Interrupted::Cancelled | Interrupted::Failed(_)) => {
+                let steps = curve.take();
+                let kept = self.store.record_steps(job, &curve.progress, &steps, self.now()).await;
+                if let Err(error) = kept {
+                    tracing::warn!(%error, "the last steps of the curve are not kept");
+                }
+            }
+            _ => {}
         }
         taken?;
-        tracing::info!(steps = total, loss = progress.loss, "training done");
+        tracing::info!(steps = total, loss = curve.progress.loss, "training done");
         Ok(())
     }
 
@@ -149,14 +166,16 @@ impl Service {
         attempt: &Attempt,
         course: &Course,
         fork: ForkId,
-        progress: &mut Progress,
+        curve: &mut Curve,
     ) -> Result<(), Interrupted> {
         let every = u64::from(course.pool.policy.training.checkpoint_steps);
+        let (from, total) = (curve.progress.done, curve.progress.total);
         let mut written = Instant::now();
-        let mut next = self.read_batch(course, progress.done).await?;
-        for step in progress.done..progress.total {
+        let mut next = self.read_batch(course, from).await?;
+        for step in from..total {
             self.look(attempt).await?;
             let batch = std::mem::take(&mut next);
+            let begun = Instant::now();
             let (stats, read) = tokio::join!(
                 attempt.patiently(|| self.engine.train_step(fork, batch.clone())),
                 self.read_batch(course, step + 1)
@@ -166,17 +185,16 @@ impl Service {
             if stats.skipped > 0 {
                 tracing::warn!(skipped = stats.skipped, step, "labelled samples that the model cannot read");
             }
-            let loss = f64::from(stats.loss);
-            // A running mean, so that what people see falls smoothly.
-            progress.loss = if progress.loss == 0.0 { loss } else { 0.9 * progress.loss + 0.1 * loss };
-            progress.done = stats.step;
+            curve.push(&stats, begun.elapsed().as_secs_f64());
             next = read?;
-            if stats.step.is_multiple_of(every) || stats.step == progress.total {
-                self.save_checkpoint(attempt, fork, progress).await?;
+            if stats.step.is_multiple_of(every) || stats.step == total {
+                let steps = curve.take();
+                self.save_checkpoint(attempt, fork, &curve.progress, &steps).await?;
                 written = Instant::now();
                 attempt.crash_point("training");
             } else if written.elapsed() >= PROGRESS {
-                self.store.heartbeat(&attempt.job, Some(progress), self.now()).await?;
+                let steps = curve.take();
+                self.store.record_steps(&attempt.job, &curve.progress, &steps, self.now()).await?;
                 written = Instant::now();
             }
         }

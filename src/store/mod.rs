@@ -42,6 +42,7 @@ mod scores;
 mod text;
 mod tiers;
 mod training;
+mod training_steps;
 mod versions;
 mod watch;
 

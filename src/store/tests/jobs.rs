@@ -17,7 +17,7 @@ async fn a_dead_workers_job_is_taken_over_and_the_old_attempt_can_commit_nothing
     assert!(!store.heartbeat(&old, None, at(29)).await.unwrap());
     assert!(world.claim_job(JobKind::Train, at(40)).await.is_none(), "it has just beaten");
     store
-        .checkpoint(&old, "blob/40", &job::Progress { done: 40, ..Default::default() }, at(41))
+        .checkpoint(&old, "blob/40", &job::Progress { done: 40, ..Default::default() }, &[], at(41))
         .await
         .unwrap();
     let new = world.claim_job(JobKind::Train, at(80)).await.unwrap();
@@ -25,7 +25,7 @@ async fn a_dead_workers_job_is_taken_over_and_the_old_attempt_can_commit_nothing
     assert_eq!((new.checkpoint_key.as_deref(), new.progress.done), (Some("blob/40"), 40));
     let progress = job::Progress::default();
     assert!(matches!(store.heartbeat(&old, None, at(81)).await, Err(Error::Fenced(_))));
-    assert!(matches!(store.checkpoint(&old, "x", &progress, at(81)).await, Err(Error::Fenced(_))));
+    assert!(matches!(store.checkpoint(&old, "x", &progress, &[], at(81)).await, Err(Error::Fenced(_))));
     assert!(matches!(store.complete_job(&old, at(81)).await, Err(Error::Fenced(_))));
     let fail = store.fail_job(&old, "x", Duration::ZERO, at(81)).await;
     assert!(matches!(fail, Err(Error::Fenced(_))));
