@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use tonic::Code;
-use tonic::transport::Endpoint;
 
 use super::demo::Client;
 use super::world::folder::{Folder, Row};
@@ -38,12 +37,7 @@ pub struct Args {
 /// When the folder is unsound, the service cannot be reached, or it refuses a sample.
 pub async fn run(args: &Args) -> anyhow::Result<()> {
     let folder = Folder::read(&args.dir)?;
-    let endpoint = Endpoint::from_shared(args.server.clone())
-        .with_context(|| format!("{} is not a URL such as http://127.0.0.1:50051", args.server))?;
-    let channel = endpoint.connect().await.with_context(|| {
-        format!("cannot reach {}: start it with `active-vlm serve`, or name another by --server", args.server)
-    })?;
-    let mut client = Client::new(channel);
+    let mut client = Client::new(super::connect(&args.server).await?);
     let pool = format!("pools/{}", args.pool);
     let made = ensure_pool(&mut client, &args.pool, &pool).await?;
     println!("{pool}: {}", if made { "made with the default policy" } else { "is there" });

@@ -2,7 +2,8 @@
 
 use super::{Store, micros, text, training_steps};
 use crate::domain::{
-    Error, Job, JobId, JobKind, PoolId, Result, RoundId, Time, TrainingStep, Trigger, VersionId, job::Progress,
+    Error, Job, JobId, JobKind, PoolId, Result, RoundId, Time, TrainingStep, Trigger, VersionId,
+    job::Progress,
 };
 use sqlx::{PgConnection, types::Json};
 use std::time::Duration;
