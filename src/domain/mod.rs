@@ -3,11 +3,14 @@
 //! Invariant: no IO, no clock, no random numbers; `now` is always passed in.
 
 pub mod batch;
+pub mod calibration;
 pub mod error;
+pub mod gate;
 pub mod ids;
 pub mod job;
 pub mod label;
 pub mod metrics;
+pub mod paired;
 pub mod policy;
 pub mod pool;
 pub mod provenance;
@@ -21,6 +24,7 @@ pub mod version;
 
 pub use batch::{Arm, Batch, Fallback, Lease, Outcome, Query, Uncertainty};
 pub use error::{Error, Result, Violation};
+pub use gate::{Answered, ExamSample};
 pub use ids::{JobId, LabelId, LeaseId, PoolId, RoundId, SampleId, VersionId};
 pub use job::{Job, JobKind, JobState, Trigger};
 pub use label::{Answer, Content, Label, LabelKind, NewLabel, Region, Verdict, VerdictCode};

@@ -170,6 +170,8 @@ impl Policy {
         check(t.checkpoint_steps >= 1, "training.checkpoint_steps", "must be at least 1");
         check(unit(self.gate.max_accuracy_drop), "gate.max_accuracy_drop", "must be 0 to 1");
         check(unit(self.gate.max_calibration_rise), "gate.max_calibration_rise", "must be 0 to 1");
+        check(unit(self.gate.max_hallucination_rise), "gate.max_hallucination_rise", "must be 0 to 1");
+        check(unit(self.gate.max_pointing_drop), "gate.max_pointing_drop", "must be 0 to 1");
         check(
             !self.adaptive.bandit,
             "adaptive.bandit",

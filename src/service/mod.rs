@@ -29,6 +29,7 @@ mod picture;
 mod pin_stage;
 mod plan_round;
 mod planner;
+mod pointing;
 pub mod pools;
 pub mod predict;
 mod preservation;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     blobs::BlobKind,
-    domain::{Evaluation, GateVerdict, JobKind, JobState, Split, job::Progress},
+    domain::{Answered, Error, Evaluation, GateVerdict, JobKind, JobState, Pool, Split, gate, job::Progress},
     engine::{Engine, ForkId, ModelRef, Source, StepStats, TrainingSpec},
     store::NewVersion,
 };
@@ -48,8 +48,10 @@ impl Service {
         self.learn(attempt, &course, held.fork, from).await?;
 
         let pool = &course.pool;
-        let validation = self.evaluate(attempt, pool, Split::Validation, Candidate::Fork(held.fork)).await?;
-        let test = self.evaluate(attempt, pool, Split::Test, Candidate::Fork(held.fork)).await?;
+        let candidate = Candidate::Fork(held.fork);
+        let mut validation = self.evaluate(attempt, pool, Split::Validation, candidate).await?;
+        self.point(attempt, pool, candidate, &mut validation).await?;
+        let test = self.evaluate(attempt, pool, Split::Test, candidate).await?;
         let verdict = self.judge(attempt, &course, &validation).await?;
         let (savings, advice) = self.verdicts(&course, &validation).await?;
 
@@ -67,7 +69,7 @@ impl Service {
             validation: validation.evaluation,
             test: test.evaluation,
             gate: verdict,
-            marks: validation.marks,
+            answered: validation.answered,
             savings: Some(savings),
             advice: Some(advice),
         };
@@ -211,7 +213,7 @@ impl Service {
         if job.cancel_requested { Err(Interrupted::Cancelled) } else { Ok(()) }
     }
 
-    /// Compares the candidate with the version that serves now, whose own evaluation is reused while it holds.
+    /// Compares the candidate with the version that serves now, sample by sample.
     async fn judge(
         &self,
         attempt: &Attempt,
@@ -226,24 +228,46 @@ impl Service {
             );
             return Ok(GateVerdict { passed: false, reasons: vec![reason] });
         }
-        let serving = self.store.serving_version(pool.id).await?;
-        let mut known = serving.validation.clone();
-        let measured = |e: &Evaluation| (e.count, e.reasoned);
-        let same_split = known.as_ref().map(measured) == candidate.map(measured);
-        if candidate.is_some() && !same_split {
-            let serves = Candidate::Version(&serving);
-            let tried = self.evaluate(attempt, pool, Split::Validation, serves).await?;
-            known = tried.evaluation;
-            let test = self.evaluate(attempt, pool, Split::Test, serves).await?.evaluation;
-            let validation = known.as_ref().map(|known| (known, &tried.marks[..]));
-            self.store.store_evaluation(serving.id, validation, test.as_ref()).await?;
-        }
-        let mut verdict = pool.policy.gate.judge(candidate, known.as_ref());
+        let mut verdict = if candidate.is_some() {
+            let serving = self.serving_answers(attempt, pool, validation).await?;
+            let (gate, seed) = (pool.policy.gate.clone(), course.spec.seed);
+            let (exam, new) = (validation.exam.clone(), validation.answered.clone());
+            // Off the async threads: a bootstrap takes its time.
+            let judging = tokio::task::spawn_blocking(move || gate.judge(&exam, &new, &serving, seed));
+            judging.await.map_err(Error::internal)?
+        } else {
+            gate::unproven()
+        };
         if unread > 0 {
             verdict
                 .reasons
                 .push(format!("{unread} validation samples are left out: the model cannot read them"));
         }
         Ok(verdict)
+    }
+
+    /// The serving version's answers to the samples that the candidate answered; it is tried anew where the split has
+    /// changed, or where the answers were not kept.
+    async fn serving_answers(
+        &self,
+        attempt: &Attempt,
+        pool: &Pool,
+        candidate: &Evaluated,
+    ) -> Result<Answered, Interrupted> {
+        let serving = self.store.serving_version(pool.id).await?;
+        let measured = |e: Option<&Evaluation>| e.map(|e| (e.count, e.reasoned));
+        if measured(serving.validation.as_ref()) == measured(candidate.evaluation.as_ref())
+            && let Some(known) = self.store.answered(serving.id).await?
+            && known.pairs_with(&candidate.answered)
+        {
+            return Ok(known);
+        }
+        let serves = Candidate::Version(&serving);
+        let mut tried = self.evaluate(attempt, pool, Split::Validation, serves).await?;
+        self.point(attempt, pool, serves, &mut tried).await?;
+        let test = self.evaluate(attempt, pool, Split::Test, serves).await?.evaluation;
+        let validation = tried.evaluation.as_ref().map(|evaluation| (evaluation, &tried.answered));
+        self.store.store_evaluation(serving.id, validation, test.as_ref()).await?;
+        Ok(tried.answered)
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{Store, jobs, meter, micros, pools, rounds, text};
 use crate::domain::{
-    Advice, Error, Evaluation, GateVerdict, Job, JobId, PoolId, Result, Savings, Time, Version, VersionId,
-    VersionState,
+    Advice, Answered, Error, Evaluation, GateVerdict, Job, JobId, PoolId, Result, Savings, Time, Version,
+    VersionId, VersionState,
 };
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
@@ -23,8 +23,8 @@ pub struct NewVersion {
     pub test: Option<Evaluation>,
     /// Whether it serves from now on, and why.
     pub gate: GateVerdict,
-    /// One byte per validation sample, in the order of ids: 1 right, 0 wrong, 2 not read.
-    pub marks: Vec<u8>,
+    /// Its answers to the validation samples, in the order of ids.
+    pub answered: Answered,
     /// Labels saved, as far as the shadows so far tell.
     pub savings: Option<Savings>,
     /// Whether more labels pay.
@@ -115,16 +115,16 @@ impl Store {
         row.fetch_optional(&self.pool).await?.ok_or_else(|| missing("serving"))?.into_version()
     }
 
-    /// Keeps how well a version does, and on which validation samples; `None` leaves what is there.
+    /// Keeps how well a version does, with its answers to the validation samples; `None` leaves what is there.
     pub async fn store_evaluation(
         &self,
         id: VersionId,
-        validation: Option<(&Evaluation, &[u8])>,
+        validation: Option<(&Evaluation, &Answered)>,
         test: Option<&Evaluation>,
     ) -> Result<()> {
         let mut tx = self.pool.begin().await?;
-        if let Some((_, marks)) = validation {
-            meter::set_marks(&mut tx, id, marks).await?;
+        if let Some((_, answered)) = validation {
+            meter::set_answered(&mut tx, id, None, answered).await?;
         }
         sqlx::query!(
             "UPDATE versions SET validation = COALESCE($2, validation), test = COALESCE($3, test) WHERE id = $1",

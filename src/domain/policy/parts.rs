@@ -62,17 +62,30 @@ impl Default for Training {
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gate {
-    /// Accuracy it may lose, in [0, 1].
+    /// Accuracy it may lose, on the whole and in every slice: refused where more has been shown lost. In [0, 1].
     pub max_accuracy_drop: f64,
     /// Expected calibration error it may gain, in [0, 1].
     pub max_calibration_rise: f64,
+    /// Share of the samples without an answer that it may answer more often, in [0, 1].
+    pub max_hallucination_rise: f64,
+    /// Share of the samples with known evidence that it may look away from more often, in [0, 1].
+    pub max_pointing_drop: f64,
+    /// Whether it must be shown to answer more samples rightly.
+    pub require_better: bool,
     /// Whether versions are judged by their answers after reasoning, and not by direct ones.
     pub after_reasoning: bool,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { max_accuracy_drop: 0.01, max_calibration_rise: 0.20, after_reasoning: false }
+        Self {
+            max_accuracy_drop: 0.01,
+            max_calibration_rise: 0.20,
+            max_hallucination_rise: 0.01,
+            max_pointing_drop: 0.05,
+            require_better: false,
+            after_reasoning: false,
+        }
     }
 }
 

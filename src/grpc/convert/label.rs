@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{
     super::status::clip,
     Check, duration, known,
+    sample::{regions, regions_of},
     selection::{arm, same_pool, sample_of},
     timestamp,
 };
@@ -75,7 +76,7 @@ fn new_label(check: &mut Check, i: usize, label: pb::LabelInput, pool: &str) -> 
 }
 
 fn read_answer(answer: pb::Answer) -> Answer {
-    let regions = answer.regions.iter().map(|r| [r.x_min, r.y_min, r.x_max, r.y_max]).collect();
+    let regions = regions_of(&answer.regions);
     let rejected = answer.rejected_reasonings.into_iter().map(|r| r.steps).collect();
     Answer { text: answer.text, reasoning: answer.reasoning_steps, regions, rejected }
 }
@@ -160,12 +161,10 @@ pub(in crate::grpc) fn label(pool: &str, label: &Label) -> pb::Label {
 }
 
 fn write_answer(answer: &Answer) -> pb::Answer {
-    let regions = answer.regions.iter();
-    let regions = regions.map(|&[x_min, y_min, x_max, y_max]| pb::Region { x_min, y_min, x_max, y_max });
     pb::Answer {
         text: answer.text.clone(),
         reasoning_steps: answer.reasoning.clone(),
-        regions: regions.collect(),
+        regions: regions(&answer.regions),
         rejected_reasonings: answer
             .rejected
             .iter()

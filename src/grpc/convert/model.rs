@@ -126,6 +126,9 @@ pub(super) fn evaluation(evaluation: &Evaluation) -> pb::Evaluation {
         loss: evaluation.loss,
         group_accuracy: evaluation.group_accuracy.clone(),
         reasoned: evaluation.reasoned,
+        slice_accuracy: evaluation.slice_accuracy.clone(),
+        hallucination_rate: evaluation.hallucination_rate,
+        pointing_accuracy: evaluation.pointing_accuracy,
     }
 }
 

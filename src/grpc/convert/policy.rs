@@ -52,6 +52,9 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
         gate: Gate {
             max_accuracy_drop: gate.max_accuracy_drop.unwrap_or(usual.gate.max_accuracy_drop),
             max_calibration_rise: gate.max_calibration_rise.unwrap_or(usual.gate.max_calibration_rise),
+            max_hallucination_rise: gate.max_hallucination_rise.unwrap_or(usual.gate.max_hallucination_rise),
+            max_pointing_drop: gate.max_pointing_drop.unwrap_or(usual.gate.max_pointing_drop),
+            require_better: gate.require_better.unwrap_or(usual.gate.require_better),
             after_reasoning: gate.after_reasoning.unwrap_or(usual.gate.after_reasoning),
         },
         seed: wire.seed.unwrap_or(usual.seed),
@@ -128,6 +131,9 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
         gate: Some(pb::GatePolicy {
             max_accuracy_drop: Some(policy.gate.max_accuracy_drop),
             max_calibration_rise: Some(policy.gate.max_calibration_rise),
+            max_hallucination_rise: Some(policy.gate.max_hallucination_rise),
+            max_pointing_drop: Some(policy.gate.max_pointing_drop),
+            require_better: Some(policy.gate.require_better),
             after_reasoning: Some(policy.gate.after_reasoning),
         }),
         seed: Some(policy.seed),
@@ -233,7 +239,14 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
             old.gate.get_or_insert_default(),
             new,
             path,
-            [max_accuracy_drop, max_calibration_rise, after_reasoning]
+            [
+                max_accuracy_drop,
+                max_calibration_rise,
+                max_hallucination_rise,
+                max_pointing_drop,
+                require_better,
+                after_reasoning
+            ]
         );
     }
     if let Some(path) = path.strip_prefix("adaptive.") {
@@ -331,6 +344,7 @@ mod tests {
             adaptive: Adaptive { enabled: false, bandit: true },
             stopping: Stopping { seconds_per_label: Some(4.5), ..Stopping::default() },
             meter: Meter { shadow: false },
+            gate: Gate { require_better: true, max_pointing_drop: 0.5, ..Gate::default() },
             abstention: "no idea".to_owned(),
             strategy: Strategy::TypiClust,
             max_per_image: Some(2),
@@ -358,6 +372,7 @@ mod tests {
             "seed",
             "training.epochs",
             "gate.max_accuracy_drop",
+            "gate.require_better",
             "gate",
             "adaptive.bandit",
             "stopping.price_per_label",

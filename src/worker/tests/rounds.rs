@@ -1,7 +1,7 @@
 //! Rounds that go well: planned, labelled, trained, promoted, rolled back.
 
 use super::*;
-use crate::domain::{Fallback, Outcome, Trigger, VersionState};
+use crate::domain::{Answered, Fallback, Outcome, Trigger, VersionState};
 use crate::service::Predict;
 use futures::StreamExt;
 
@@ -90,17 +90,33 @@ async fn the_same_seed_plans_the_same_samples_in_the_same_order(db: PgPool) {
 #[sqlx::test]
 async fn a_candidate_the_gate_refuses_leaves_the_serving_version(db: PgPool) {
     let stage = stage(db).await;
-    let gate = Gate { max_accuracy_drop: 0.0, max_calibration_rise: 0.0, ..Gate::default() };
+    let gate = Gate { require_better: true, ..Gate::default() };
     stage.pool("light", Policy { gate, ..policy() }, 20).await;
     let perfect = crate::domain::Evaluation { count: 6, accuracy: 1.0, ..Default::default() };
+    let answered = Answered { marks: vec![1; 6], confidences: vec![1.0; 6], pointing: vec![1; 6] };
     let base = stage.serving("light").await;
-    stage.service.store.store_evaluation(base.id, Some((&perfect, &[])), None).await.expect("an evaluation");
+    stage
+        .service
+        .store
+        .store_evaluation(base.id, Some((&perfect, &answered)), None)
+        .await
+        .expect("an evaluation");
     stage.labelled_round("light", "r1").await;
     stage.work().await;
     assert_eq!(stage.serving("light").await.number, 0);
     let refused = stage.service.get_version("light", 1).await.expect("the candidate");
     assert_eq!(refused.state, VersionState::Refused);
-    assert!(refused.gate.expect("a verdict").reasons.iter().any(|r| r.contains("refused")));
+    let reasons = refused.gate.expect("a verdict").reasons;
+    assert!(
+        reasons.iter().any(|reason| reason.starts_with("require_better") && reason.ends_with("refused")),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons[0].contains("against 1.0000 serving on 6 samples"),
+        "what was known was not measured anew: {reasons:?}"
+    );
+    assert!(reasons.iter().any(|reason| reason.starts_with("pointing accuracy")), "{reasons:?}");
+    assert!(refused.validation.expect("figures").pointing_accuracy.is_some());
     assert_eq!(states(&stage.rounds("light").await), [RoundState::Done, RoundState::Labelling]);
     let error = stage.service.rollback("light", Some(1), None).await.expect_err("it never served");
     assert!(error.to_string().contains("did not pass the gate"), "{error}");
