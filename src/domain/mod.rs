@@ -29,7 +29,9 @@ pub use ids::{JobId, LabelId, LeaseId, PoolId, RoundId, SampleId, VersionId};
 pub use job::{Job, JobKind, JobState, Trigger};
 pub use label::{Answer, Content, Label, LabelKind, NewLabel, Region, Verdict, VerdictCode};
 pub use metrics::{AnnotatorCount, LabelCount, PoolMetrics, RoundPoint, SampleCount};
-pub use policy::{Adaptive, Funnel, Gate, Meter, Policy, Stopping, Strategy, Training, TrainingMode};
+pub use policy::{
+    Adaptive, Funnel, Gate, Meter, Policy, Retention, Stopping, Strategy, Training, TrainingMode,
+};
 pub use pool::{Pool, PoolState};
 pub use provenance::{Dropped, FunnelRun, PlanRun, Provenance, Quarantined, Transform, Weights};
 pub use round::{Round, RoundState};

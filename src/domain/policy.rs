@@ -2,7 +2,7 @@
 
 mod parts;
 
-pub use parts::{Adaptive, Funnel, Gate, Meter, Stopping, Training, TrainingMode};
+pub use parts::{Adaptive, Funnel, Gate, Meter, Retention, Stopping, Training, TrainingMode};
 
 use super::{Time, Violation};
 use std::time::Duration;
@@ -81,6 +81,8 @@ pub struct Policy {
     pub stopping: Stopping,
     /// How it is measured whether the selection saves labels.
     pub meter: Meter,
+    /// Whose weights are kept.
+    pub retention: Retention,
     /// The answer that means "this cannot be answered".
     pub abstention: String,
     /// Active picks of one image in a plan at most; none means no bound.
@@ -114,6 +116,7 @@ impl Default for Policy {
             adaptive: Adaptive::default(),
             stopping: Stopping::default(),
             meter: Meter::default(),
+            retention: Retention::default(),
             abstention: "unanswerable".to_owned(),
             max_per_image: None,
             max_per_family: None,

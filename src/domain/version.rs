@@ -80,4 +80,16 @@ pub struct Version {
     pub created_at: Time,
     /// When it last began to serve.
     pub promoted_at: Option<Time>,
+    /// Whether its weights stay whatever the policy says.
+    pub pinned: bool,
+    /// From when on its weights are not to be used any more, because the policy keeps no more.
+    pub weights_expired_at: Option<Time>,
+}
+
+/// What is said where a version is to answer whose weights are gone.
+pub fn weights_gone(number: i64) -> String {
+    format!(
+        "the weights of version {number} were deleted, as the policy's retention keeps no more: name a version that has \
+         its weights, or train again; pin versions that are to stay, or raise policy.retention"
+    )
 }

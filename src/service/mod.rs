@@ -37,6 +37,7 @@ pub mod preview_batch;
 mod purge_pool;
 pub mod replay_selection;
 mod resident;
+mod retention;
 mod rounds;
 mod sample_check;
 mod samples;

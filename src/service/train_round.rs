@@ -18,6 +18,7 @@ use crate::{
     engine::{Engine, ForkId, ModelRef, Source, StepStats, TrainingSpec},
     store::NewVersion,
 };
+use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -59,7 +60,8 @@ impl Service {
         let progress = Progress::of("committing", 0, 1);
         self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         let snapshot = attempt.patiently(|| self.engine.snapshot(held.fork)).await?;
-        let key = self.blobs.put(BlobKind::Adapter, snapshot.into()).await?;
+        let snapshot = Bytes::from(snapshot);
+        let key = self.blobs.put(BlobKind::Adapter, snapshot.clone()).await?;
         self.blobs.sync().await?;
         attempt.crash_point("before_commit");
         let new = NewVersion {
@@ -75,6 +77,14 @@ impl Service {
         };
         let version = self.store.commit_version(&attempt.job, &new, self.now()).await?;
         attempt.crash_point("after_commit");
+        // Where an old version had the same weights, these may have been deleted before ours were committed.
+        let kept = async {
+            self.blobs.put(BlobKind::Adapter, snapshot).await?;
+            self.blobs.sync().await
+        };
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, version = version.number, "not known whether the version's weights are still stored");
+        }
         let (number, passed) = (version.number, new.gate.passed);
         tracing::info!(version = number, passed, labels = new.label_count, reasons = ?new.gate.reasons, "version committed");
         metrics::counter!("active_vlm_versions_total", "passed" => if passed { "true" } else { "false" })

@@ -137,6 +137,22 @@ impl Default for Meter {
     }
 }
 
+/// Whose weights are kept beside the base's, the serving version's and those of pinned ones.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Of the newest versions that the gate refused, so many.
+    pub keep_refused: u32,
+    /// Of those that served, the last so many.
+    pub keep_retired: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { keep_refused: 5, keep_retired: 20 }
+    }
+}
+
 /// Which samples are looked at more closely than by one direct answer, and how.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -19,7 +19,7 @@ mod stage;
 pub(super) use explanation::{explain, explanation, preview, preview_batch, replay, replay_of};
 pub(super) use import::import_item;
 pub(super) use label::{label, list_labels, submit_labels, verdict};
-pub(super) use model::{predict, prediction, rollback, version};
+pub(super) use model::{predict, prediction, promote, rollback, update_version, version};
 pub(super) use pool::{create_pool, pool, pool_patch};
 pub(super) use round::{list_training_steps, metrics, round, training, training_step};
 pub(super) use sample::{Image, Incoming, image_input, image_key, list_samples, sample, sample_input};

@@ -2,7 +2,7 @@
 
 use super::{Check, duration, known};
 use crate::{
-    domain::{Adaptive, Funnel, Gate, Meter, Policy, Stopping, Strategy, Training, TrainingMode},
+    domain::{Adaptive, Funnel, Gate, Meter, Policy, Retention, Stopping, Strategy, Training, TrainingMode},
     grpc::pb,
 };
 
@@ -15,6 +15,7 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
     let adaptive = wire.adaptive.unwrap_or_default();
     let stopping = wire.stopping.unwrap_or_default();
     let meter = wire.meter.unwrap_or_default();
+    let retention = wire.retention.unwrap_or_default();
     let funnel = wire.funnel.unwrap_or_default();
     let policy = Policy {
         strategy: match check.take(known(&field("strategy"), wire.strategy).map(Some)) {
@@ -70,6 +71,10 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
             price_per_label: stopping.price_per_label.or(usual.stopping.price_per_label),
         },
         meter: Meter { shadow: meter.shadow.unwrap_or(usual.meter.shadow) },
+        retention: Retention {
+            keep_refused: retention.keep_refused.unwrap_or(usual.retention.keep_refused),
+            keep_retired: retention.keep_retired.unwrap_or(usual.retention.keep_retired),
+        },
         abstention: wire.abstention.clone().unwrap_or(usual.abstention),
         max_per_image: wire.max_per_image.or(usual.max_per_image),
         max_per_family: wire.max_per_family.or(usual.max_per_family),
@@ -147,6 +152,10 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
             price_per_label: policy.stopping.price_per_label,
         }),
         meter: Some(pb::MeterPolicy { shadow: Some(policy.meter.shadow) }),
+        retention: Some(pb::RetentionPolicy {
+            keep_refused: Some(policy.retention.keep_refused),
+            keep_retired: Some(policy.retention.keep_retired),
+        }),
         abstention: Some(policy.abstention.clone()),
         max_per_image: policy.max_per_image,
         max_per_family: policy.max_per_family,
@@ -266,6 +275,10 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
         let new = new.meter.unwrap_or_default();
         return copy!(old.meter.get_or_insert_default(), new, path, [shadow]);
     }
+    if let Some(path) = path.strip_prefix("retention.") {
+        let new = new.retention.unwrap_or_default();
+        return copy!(old.retention.get_or_insert_default(), new, path, [keep_refused, keep_retired]);
+    }
     if path == "abstention" {
         old.abstention.clone_from(&new.abstention);
         return true;
@@ -302,6 +315,7 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
             adaptive,
             stopping,
             meter,
+            retention,
             max_per_image,
             max_per_family,
             funnel,
@@ -344,6 +358,7 @@ mod tests {
             adaptive: Adaptive { enabled: false, bandit: true },
             stopping: Stopping { seconds_per_label: Some(4.5), ..Stopping::default() },
             meter: Meter { shadow: false },
+            retention: Retention { keep_refused: 0, keep_retired: 1 },
             gate: Gate { require_better: true, max_pointing_drop: 0.5, ..Gate::default() },
             abstention: "no idea".to_owned(),
             strategy: Strategy::TypiClust,
@@ -378,6 +393,7 @@ mod tests {
             "stopping.price_per_label",
             "stopping",
             "meter.shadow",
+            "retention.keep_refused",
             "abstention",
             "max_per_image",
             "max_per_family",

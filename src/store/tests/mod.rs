@@ -6,6 +6,7 @@ mod leases;
 mod meter;
 mod overlap;
 mod pages;
+mod retention;
 mod rounds;
 mod tiers;
 

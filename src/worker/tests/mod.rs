@@ -206,7 +206,12 @@ impl Stage {
 
     /// Checkpoints in the blob store.
     fn checkpoints(&self) -> usize {
-        let shards = std::fs::read_dir(self._state.path().join("checkpoints")).into_iter().flatten();
+        self.blobs_of("checkpoints")
+    }
+
+    /// Blobs of a kind.
+    fn blobs_of(&self, folder: &str) -> usize {
+        let shards = std::fs::read_dir(self._state.path().join(folder)).into_iter().flatten();
         shards.flatten().flat_map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten()).count()
     }
 

@@ -1,7 +1,7 @@
 //! Rounds that go well: planned, labelled, trained, promoted, rolled back.
 
 use super::*;
-use crate::domain::{Answered, Fallback, Outcome, Trigger, VersionState};
+use crate::domain::{Answered, Fallback, Outcome, Retention, Trigger, VersionState};
 use crate::service::Predict;
 use futures::StreamExt;
 
@@ -120,6 +120,11 @@ async fn a_candidate_the_gate_refuses_leaves_the_serving_version(db: PgPool) {
     assert_eq!(states(&stage.rounds("light").await), [RoundState::Done, RoundState::Labelling]);
     let error = stage.service.rollback("light", Some(1), None).await.expect_err("it never served");
     assert!(error.to_string().contains("did not pass the gate"), "{error}");
+    let overruled = stage.service.promote_version("light", 1, None).await.expect("a version that serves");
+    assert_eq!((overruled.number, overruled.state), (1, VersionState::Serving));
+    stage.work().await;
+    let next = stage.ask("light", "ann", 1, "r2").await;
+    assert!(next.queries.iter().all(|query| query.version == 1), "{next:?}");
 }
 
 #[sqlx::test]
@@ -236,4 +241,36 @@ async fn a_batch_that_waits_is_served_when_the_worker_has_planned(db: PgPool) {
         2,
         "what was seen is not shown again"
     );
+}
+
+#[sqlx::test]
+async fn weights_that_nobody_serves_again_are_deleted_after_a_training_and_the_figures_stay(db: PgPool) {
+    let stage = stage(db).await;
+    let retention = Retention { keep_refused: 0, keep_retired: 0 };
+    stage.pool("light", Policy { retention, ..policy() }, 30).await;
+    stage.labelled_round("light", "r1").await;
+    stage.work().await;
+    stage.labelled_round("light", "r2").await;
+    stage.work().await;
+    assert_eq!(stage.serving("light").await.number, 2);
+    assert_eq!(stage.blobs_of("adapters"), 1, "the serving version's");
+    let old = stage.service.get_version("light", 1).await.expect("the version");
+    assert!(
+        old.weights_expired_at.is_some() && old.validation.is_some() && old.blob_key.is_some(),
+        "{old:?}"
+    );
+    let ask = |version| Predict {
+        pool: "light".to_owned(),
+        version: Some(version),
+        images: vec![png(250)],
+        question: QUESTION.to_owned(),
+        ..Predict::default()
+    };
+    let error = stage.service.predict(ask(1)).await.expect_err("its weights are gone, also from memory");
+    assert!(error.to_string().contains("policy's retention"), "{error}");
+    let error = stage.service.rollback("light", None, None).await.expect_err("nothing to serve with");
+    assert!(error.to_string().contains("policy's retention"), "{error}");
+    for version in [0, 2] {
+        stage.service.predict(ask(version)).await.expect("the base and the serving version answer");
+    }
 }
