@@ -56,14 +56,14 @@ fn a_slice_is_refused_by_its_own_interval_and_luck_is_shared_out_over_slices() {
     let exam = |groups: usize| -> Vec<ExamSample> {
         let of = |i: usize| ExamSample {
             group: format!("g{}", i % groups),
-            slice: if i % 10 == 0 { "noise".to_owned() } else { String::new() },
+            slice: if i.is_multiple_of(10) { "noise".to_owned() } else { String::new() },
             absent: false,
         };
         (0..300).map(of).collect()
     };
     // Seven of the thirty noisy samples are lost, and seven others... none gained: the whole loses seven.
     let mut new = old.clone();
-    (0..70).filter(|i| i % 10 == 0).for_each(|i| new.marks[i] = WRONG);
+    (0..70).filter(|i: &usize| i.is_multiple_of(10)).for_each(|i| new.marks[i] = WRONG);
     let two = gate.judge(&exam(2), &new, &old, 1);
     let noisy = "accuracy of slice \"noise\" 0.7667 against 1.0000 serving";
     assert!(refusals(&two).contains(&noisy), "{two:?}");

@@ -9,12 +9,11 @@ use super::{
     check,
 };
 use crate::{
-    domain::{Answer, Arm, Error, Policy, Pool, TrainingMode, label::normalise},
+    domain::{Arm, Error, Policy, Pool, TrainingMode, label::normalise},
     engine::{self, TrainItem, Trainable, TrainingSpec},
-    store::LabelledSample,
+    store::{LabelledSample, TrainingAnswer},
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use std::collections::HashMap;
 
 /// Images read at once.
 const READS: usize = 8;
@@ -32,6 +31,37 @@ pub(super) struct Lesson {
     question: String,
     answer: String,
     reasoning: Vec<String>,
+    /// How much it counts, in (0, 1]: as much as its annotators agree.
+    pub weight: f32,
+}
+
+/// What the answers to a sample come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Vote {
+    /// The place of the first answer that says what most say; the earliest of them where they tie.
+    pub first: usize,
+    /// Answers that say so.
+    pub votes: usize,
+    /// Answers in all.
+    pub of: usize,
+}
+
+impl Vote {
+    /// How much the answer is to count, in (0, 1]: the share that says so, with one vote more on its side, so that two
+    /// who disagree leave it 2/3 and not 1/2 and a doubt needs more than one voice. What all say counts in full, a
+    /// single answer too.
+    pub fn weight(self) -> f32 {
+        if self.of == 1 { 1.0 } else { (self.votes as f32 + 1.0) / (self.of as f32 + 1.0) }
+    }
+}
+
+/// What the answers to a sample come to; none without any.
+pub(super) fn vote(answers: &[TrainingAnswer]) -> Option<Vote> {
+    let normal: Vec<String> = answers.iter().map(|one| normalise(&one.answer.text)).collect();
+    let votes = |answer: &String| normal.iter().filter(|other| *other == answer).count();
+    let most = normal.iter().map(votes).max()?;
+    let first = normal.iter().position(|answer| votes(answer) == most)?;
+    Some(Vote { first, votes: most, of: normal.len() })
 }
 
 /// What a training is made of.
@@ -43,6 +73,13 @@ pub(super) struct Course {
     /// Which lessons each step reads.
     batches: Vec<Vec<usize>>,
     pub spec: TrainingSpec,
+}
+
+impl Course {
+    /// How much the annotators agree: the mean weight of a lesson, in (0, 1].
+    pub fn agreement(&self) -> f32 {
+        self.lessons.iter().map(|lesson| lesson.weight).sum::<f32>() / self.lessons.len().max(1) as f32
+    }
 }
 
 impl Service {
@@ -96,21 +133,17 @@ impl Service {
 /// What a sample teaches: the answer most annotators gave, the earliest where they tie, with the first reasoning
 /// that led to it.
 fn lesson(pool: &Pool, sample: LabelledSample) -> Option<Lesson> {
-    let mut votes: HashMap<String, usize> = HashMap::new();
-    let given: Vec<(String, Answer)> =
-        sample.answers.into_iter().map(|one| (normalise(&one.answer.text), one.answer)).collect();
-    for (normal, _) in &given {
-        *votes.entry(normal.clone()).or_default() += 1;
-    }
-    let most = votes.values().copied().max()?;
-    let (winner, first) = given.iter().find(|(normal, _)| votes[normal] == most)?;
-    let mut agreeing =
-        given.iter().filter(|(normal, _)| normal == winner).map(|(_, answer)| &answer.reasoning);
-    let reasoning = agreeing.find(|steps| !steps.is_empty()).cloned().unwrap_or_default();
+    let vote = vote(&sample.answers)?;
+    let first = &sample.answers[vote.first].answer;
+    let winner = normalise(&first.text);
+    let mut agreeing = sample.answers.iter().filter(|one| normalise(&one.answer.text) == winner);
+    let reasoned = agreeing.find(|one| !one.answer.reasoning.is_empty());
+    let reasoning = reasoned.map(|one| one.answer.reasoning.clone()).unwrap_or_default();
     let space = if sample.choices.is_empty() { &pool.answers } else { &sample.choices };
     // In a closed space the model learns the answer as it was declared, however it was typed.
     let answer = check::among(space, &first.text).unwrap_or(first.text.trim()).to_owned();
-    Some(Lesson { image_keys: sample.image_keys, question: sample.question, answer, reasoning })
+    let (image_keys, question, weight) = (sample.image_keys, sample.question, vote.weight());
+    Some(Lesson { image_keys, question, answer, reasoning, weight })
 }
 
 fn spec(policy: &Policy, total_steps: u64, seed: u64) -> TrainingSpec {
@@ -139,8 +172,7 @@ fn spec(policy: &Policy, total_steps: u64, seed: u64) -> TrainingSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{PoolId, PoolState, SampleId, Time};
-    use crate::store::TrainingAnswer;
+    use crate::domain::{Answer, PoolId, PoolState, SampleId, Time};
 
     fn taught(answers: &[(&str, &[&str])], space: &[&str]) -> Lesson {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
@@ -177,6 +209,16 @@ mod tests {
     fn the_majority_teaches_with_the_first_reasoning_that_led_there() {
         let lesson = taught(&[("no", &["dark"]), ("Yes", &[]), ("yes.", &["bright"])], &["yes", "no"]);
         assert_eq!((lesson.answer.as_str(), &lesson.reasoning[..]), ("yes", &["bright".to_owned()][..]));
+    }
+
+    #[test]
+    fn a_lesson_counts_as_much_as_its_annotators_agree() {
+        let weight = |answers: &[&str]| {
+            let answers: Vec<_> = answers.iter().map(|&text| (text, &[][..])).collect();
+            taught(&answers, &["yes", "no"]).weight
+        };
+        assert_eq!((weight(&["yes"]), weight(&["yes", "Yes."])), (1.0, 1.0));
+        assert_eq!((weight(&["yes", "no"]), weight(&["no", "yes", "yes"])), (2.0 / 3.0, 0.75));
     }
 
     #[test]

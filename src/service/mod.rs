@@ -47,6 +47,7 @@ mod shadow_round;
 mod snapshot;
 mod stage;
 pub mod submit_labels;
+pub mod suspects;
 mod train_round;
 mod trainings;
 mod versions;
@@ -67,6 +68,7 @@ pub use predict::{AnswerProbability, Predict, Prediction};
 pub use preview_batch::{Preview, PreviewBatch};
 pub use replay_selection::{Difference, Replay};
 pub use submit_labels::SubmitLabels;
+pub use suspects::SuspectLabel;
 pub use wake_ups::WakeUps;
 pub use watch_rounds::RoundEvent;
 

@@ -132,7 +132,8 @@ impl Service {
             }
         }
         let (fork, step) = attempt.patiently(|| self.engine.begin_training(course.spec.clone())).await?;
-        tracing::info!(lessons = course.lessons.len(), steps = course.spec.total_steps, "training begun");
+        let (lessons, steps) = (course.lessons.len(), course.spec.total_steps);
+        tracing::info!(lessons, steps, agreement = course.agreement(), "training begun");
         Ok((Held { engine: &self.engine, fork }, step))
     }
 

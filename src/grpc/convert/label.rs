@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{
     super::status::clip,
     Check, duration, known,
+    round::count,
     sample::{regions, regions_of},
     selection::{arm, same_pool, sample_of},
     timestamp,
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     domain::{Answer, Content, Label, LeaseId, NewLabel, Result, Verdict, VerdictCode},
     grpc::{names, page::Paged, pb},
-    service::SubmitLabels,
+    service::{SubmitLabels, SuspectLabel},
 };
 
 /// Reads a submission of at most `max` labels; of more none is looked at.
@@ -170,6 +171,19 @@ fn write_answer(answer: &Answer) -> pb::Answer {
             .iter()
             .map(|steps| pb::Reasoning { steps: steps.clone() })
             .collect(),
+    }
+}
+
+pub(in crate::grpc) fn suspect(pool: &str, suspect: &SuspectLabel) -> pb::SuspectLabel {
+    let [answer_probability, suggested_probability] = suspect.probabilities;
+    pb::SuspectLabel {
+        sample: names::child(pool, "samples", &suspect.sample),
+        answer: suspect.answer.clone(),
+        suggested_answer: suspect.suggested.clone(),
+        answer_probability,
+        suggested_probability,
+        label_count: count(suspect.labels),
+        vote_count: count(suspect.votes),
     }
 }
 

@@ -15,10 +15,11 @@ mod round;
 mod sample;
 mod selection;
 mod stage;
+mod strategy;
 
 pub(super) use explanation::{explain, explanation, preview, preview_batch, replay, replay_of};
 pub(super) use import::import_item;
-pub(super) use label::{label, list_labels, submit_labels, verdict};
+pub(super) use label::{label, list_labels, submit_labels, suspect, verdict};
 pub(super) use model::{predict, prediction, promote, rollback, update_version, version};
 pub(super) use pool::{create_pool, pool, pool_patch};
 pub(super) use round::{list_training_steps, metrics, round, training, training_step};

@@ -1,8 +1,11 @@
 //! Policies: a field left out of the wire is the domain's default; answers have every field set.
 
-use super::{Check, duration, known};
+use super::{
+    Check, duration, known,
+    strategy::{strategy, strategy_of},
+};
 use crate::{
-    domain::{Adaptive, Funnel, Gate, Meter, Policy, Retention, Stopping, Strategy, Training, TrainingMode},
+    domain::{Adaptive, Funnel, Gate, Meter, Policy, Retention, Stopping, Training, TrainingMode},
     grpc::pb,
 };
 
@@ -173,45 +176,6 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
     }
 }
 
-/// The strategy that the wire means; none where it means the usual one.
-pub(super) fn strategy_of(wire: pb::Strategy) -> Option<Strategy> {
-    Some(match wire {
-        pb::Strategy::Unspecified => return None,
-        pb::Strategy::Random => Strategy::Random,
-        pb::Strategy::Entropy => Strategy::Entropy,
-        pb::Strategy::Margin => Strategy::Margin,
-        pb::Strategy::KCenter => Strategy::KCenter,
-        pb::Strategy::ValueKCenter => Strategy::ValueKCenter,
-        pb::Strategy::Bald => Strategy::Bald,
-        pb::Strategy::Epig => Strategy::Epig,
-        pb::Strategy::Coverage => Strategy::Coverage,
-        pb::Strategy::LogDet => Strategy::LogDet,
-        pb::Strategy::Badge => Strategy::Badge,
-        pb::Strategy::Power => Strategy::Power,
-        pb::Strategy::TypiClust => Strategy::TypiClust,
-        pb::Strategy::ProbCover => Strategy::ProbCover,
-    })
-}
-
-/// A strategy as the wire has it.
-pub(super) fn strategy(strategy: Strategy) -> pb::Strategy {
-    match strategy {
-        Strategy::Random => pb::Strategy::Random,
-        Strategy::Entropy => pb::Strategy::Entropy,
-        Strategy::Margin => pb::Strategy::Margin,
-        Strategy::KCenter => pb::Strategy::KCenter,
-        Strategy::ValueKCenter => pb::Strategy::ValueKCenter,
-        Strategy::Bald => pb::Strategy::Bald,
-        Strategy::Epig => pb::Strategy::Epig,
-        Strategy::Coverage => pb::Strategy::Coverage,
-        Strategy::LogDet => pb::Strategy::LogDet,
-        Strategy::Badge => pb::Strategy::Badge,
-        Strategy::Power => pb::Strategy::Power,
-        Strategy::TypiClust => pb::Strategy::TypiClust,
-        Strategy::ProbCover => pb::Strategy::ProbCover,
-    }
-}
-
 /// Copies the field at `path` from `new` to `old`; false where the policy has no such field.
 pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> bool {
     macro_rules! copy {
@@ -327,6 +291,7 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Strategy;
     use std::time::Duration;
 
     #[test]

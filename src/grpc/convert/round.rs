@@ -1,6 +1,6 @@
 //! Rounds, trainings and figures.
 
-use super::{Check, meter, model::evaluation, policy::strategy, sample, selection, stage, timestamp};
+use super::{Check, meter, model::evaluation, sample, selection, stage, strategy::strategy, timestamp};
 use crate::{
     domain::{
         Job, JobId, JobState, LabelKind, PoolMetrics, Result, Round, RoundState, TrainingStep, Trigger,

@@ -40,7 +40,7 @@ impl Follower {
     }
 
     /// Shows the training until it has ended, and gives it as it is then.
-    pub async fn to_the_end(&mut self, show: &Show) -> anyhow::Result<pb::Training> {
+    pub async fn until_it_ends(&mut self, show: &Show) -> anyhow::Result<pb::Training> {
         let (mut events, mut failures) = (None, 0);
         loop {
             show.at(&self.training);

@@ -72,7 +72,7 @@ pub async fn run(args: &Args) -> anyhow::Result<Ending> {
     let show = Show::new(&args.pool);
     let mut follower = Follower::new(channel.clone(), parent, training);
     let ended = tokio::select! {
-        ended = follower.to_the_end(&show) => ended?,
+        ended = follower.until_it_ends(&show) => ended?,
         _ = tokio::signal::ctrl_c() => {
             show.clear();
             println!(

@@ -5,6 +5,7 @@ mod intake;
 mod meter;
 mod rounds;
 mod selection;
+mod suspects;
 
 use super::*;
 use crate::{
@@ -105,7 +106,6 @@ fn sample(i: u8, split: Split) -> IncomingSample {
             String::new()
         },
         reference_answer: reference,
-        ..IncomingSample::default()
     }
 }
 
