@@ -38,6 +38,8 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Write a trained version, or an adapter, in PEFT's form or as a complete model.
     Export(export::Args),
+    /// Start a training of a running service, or join the one at work, and follow it.
+    Train(lab::train::Args),
     /// Load a folder (pool.jsonl, test.jsonl, images) into a running service.
     Import(lab::import::Args),
     /// Show the effective settings, secrets hidden.

@@ -41,6 +41,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = app::engine_config(&settings);
             runtime()?.block_on(export::run(&config, &blobs, args)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Train(args) => runtime()?.block_on(lab::train::run(&args)).map(ExitCode::from),
         Command::Import(args) => runtime()?.block_on(lab::import::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Config(ConfigCommand::Show) => {
             print!("{}", settings.render());

@@ -14,6 +14,7 @@ pub mod bandit;
 mod caps;
 mod chance;
 mod clusters;
+pub mod confident;
 mod coverage;
 mod draw;
 mod embeddings;

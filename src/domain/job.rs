@@ -3,6 +3,7 @@
 //! A job is claimed by raising its epoch; a result may be committed only by the attempt that holds the newest one.
 
 use super::{JobId, PoolId, RoundId, Time, VersionId};
+use std::collections::BTreeMap;
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -91,11 +92,18 @@ pub struct Job {
     pub finished_at: Option<Time>,
 }
 
+impl Progress {
+    /// So much of a phase, with no loss to tell of.
+    pub fn of(phase: &str, done: u64, total: u64) -> Self {
+        Self { phase: phase.to_owned(), done, total, ..Self::default() }
+    }
+}
+
 /// How far a job is.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Progress {
-    /// What it is doing: `scoring`, `training`, `evaluating`, `committing`.
+    /// What it is doing: `scoring`, `training`, `reasoning`, `evaluating`, `committing`.
     pub phase: String,
     /// Steps (or samples) done.
     pub done: u64,
@@ -103,4 +111,10 @@ pub struct Progress {
     pub total: u64,
     /// Mean loss of the last steps, nats per token; 0 where there is none.
     pub loss: f64,
+    /// Its parts by name, means of the last steps too.
+    pub parts: BTreeMap<String, f64>,
+    /// Tokens trained on per second, over the last steps; 0 where there are none.
+    pub tokens_per_second: f64,
+    /// Time to the end of the phase by the pace so far, seconds; none where that is not known.
+    pub eta_seconds: Option<f64>,
 }

@@ -3,7 +3,7 @@
 mod parts;
 mod training;
 
-pub use parts::{Adaptive, Funnel, Gate, Meter, Stopping};
+pub use parts::{Adaptive, Funnel, Gate, Meter, Retention, Stopping};
 pub use training::{InitFrom, Losses, Method, Refinement, Start, Training, TrainingMode};
 
 use super::{Time, Violation};
@@ -83,6 +83,8 @@ pub struct Policy {
     pub stopping: Stopping,
     /// How it is measured whether the selection saves labels.
     pub meter: Meter,
+    /// Whose weights are kept.
+    pub retention: Retention,
     /// The answer that means "this cannot be answered".
     pub abstention: String,
     /// Active picks of one image in a plan at most; none means no bound.
@@ -116,6 +118,7 @@ impl Default for Policy {
             adaptive: Adaptive::default(),
             stopping: Stopping::default(),
             meter: Meter::default(),
+            retention: Retention::default(),
             abstention: "unanswerable".to_owned(),
             max_per_image: None,
             max_per_family: None,
@@ -159,6 +162,8 @@ impl Policy {
         );
         check(unit(self.gate.max_accuracy_drop), "gate.max_accuracy_drop", "must be 0 to 1");
         check(unit(self.gate.max_calibration_rise), "gate.max_calibration_rise", "must be 0 to 1");
+        check(unit(self.gate.max_hallucination_rise), "gate.max_hallucination_rise", "must be 0 to 1");
+        check(unit(self.gate.max_pointing_drop), "gate.max_pointing_drop", "must be 0 to 1");
         check(
             !self.adaptive.bandit,
             "adaptive.bandit",

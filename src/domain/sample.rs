@@ -1,6 +1,6 @@
 //! A sample: one image (or several) with one question.
 
-use super::{SampleId, Time};
+use super::{Region, SampleId, Time};
 
 /// What a sample is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -48,6 +48,10 @@ pub struct NewSample {
     pub split: Split,
     /// The right answer; required outside `Split::Pool`.
     pub reference_answer: Option<String>,
+    /// In what it differs from the usual samples; empty where it does not.
+    pub slice: String,
+    /// Where the evidence of the reference answer is.
+    pub regions: Vec<Region>,
 }
 
 /// A stored sample.

@@ -1,6 +1,6 @@
-//! Model versions, their evaluation, and the gate between a candidate and serving.
+//! Model versions, how they do, and what the gate said of them.
 
-use super::{Gate, JobId, Time, VersionId};
+use super::{JobId, Time, VersionId};
 use std::collections::BTreeMap;
 
 /// Where a version stands.
@@ -31,6 +31,15 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share answered rightly per group.
     pub group_accuracy: BTreeMap<String, f64>,
+    /// Share answered rightly per out-of-distribution slice.
+    #[serde(default)]
+    pub slice_accuracy: BTreeMap<String, f64>,
+    /// Share of the samples without an answer that were given one; none where there are no such samples.
+    #[serde(default)]
+    pub hallucination_rate: Option<f64>,
+    /// Share of the samples with known evidence whose answer looks there; none where that was not measured.
+    #[serde(default)]
+    pub pointing_accuracy: Option<f64>,
 }
 
 /// What the gate said of a candidate, and why.
@@ -71,62 +80,16 @@ pub struct Version {
     pub created_at: Time,
     /// When it last began to serve.
     pub promoted_at: Option<Time>,
+    /// Whether its weights stay whatever the policy says.
+    pub pinned: bool,
+    /// From when on its weights are not to be used any more, because the policy keeps no more.
+    pub weights_expired_at: Option<Time>,
 }
 
-impl Gate {
-    /// Compares a candidate with the serving version on the validation split.
-    ///
-    /// Without validation samples there is nothing to compare: the candidate passes, and the reason says so.
-    pub fn judge(&self, candidate: Option<&Evaluation>, serving: Option<&Evaluation>) -> GateVerdict {
-        let (Some(new), Some(old)) = (candidate, serving) else {
-            let reason =
-                "no validation samples: promoted unproven; add samples with split VALIDATION".to_owned();
-            return GateVerdict { passed: true, reasons: vec![reason] };
-        };
-        let accuracy_ok = new.accuracy >= old.accuracy - self.max_accuracy_drop;
-        let calibration_ok = new.calibration_error <= old.calibration_error + self.max_calibration_rise;
-        let word = |ok: bool| if ok { "ok" } else { "refused" };
-        let reasons = vec![
-            format!(
-                "accuracy {:.4} against {:.4} serving, may fall by {:.4}: {}",
-                new.accuracy,
-                old.accuracy,
-                self.max_accuracy_drop,
-                word(accuracy_ok)
-            ),
-            format!(
-                "calibration error {:.4} against {:.4} serving, may rise by {:.4}: {}",
-                new.calibration_error,
-                old.calibration_error,
-                self.max_calibration_rise,
-                word(calibration_ok)
-            ),
-        ];
-        GateVerdict { passed: accuracy_ok && calibration_ok, reasons }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with(accuracy: f64, calibration_error: f64) -> Evaluation {
-        Evaluation { count: 100, accuracy, calibration_error, ..Evaluation::default() }
-    }
-
-    #[test]
-    fn a_candidate_that_loses_accuracy_or_calibration_is_refused_with_the_figures() {
-        let gate = Gate { max_accuracy_drop: 0.01, max_calibration_rise: 0.05, ..Gate::default() };
-        assert!(gate.judge(Some(&with(0.60, 0.10)), Some(&with(0.60, 0.10))).passed);
-        assert!(gate.judge(Some(&with(0.595, 0.10)), Some(&with(0.60, 0.10))).passed);
-        let worse = gate.judge(Some(&with(0.50, 0.10)), Some(&with(0.60, 0.10)));
-        assert!(!worse.passed && worse.reasons[0].contains("0.5000 against 0.6000"));
-        assert!(!gate.judge(Some(&with(0.70, 0.20)), Some(&with(0.60, 0.10))).passed);
-    }
-
-    #[test]
-    fn without_validation_samples_the_reason_says_so() {
-        let verdict = Gate::default().judge(None, None);
-        assert!(verdict.passed && verdict.reasons[0].contains("unproven"));
-    }
+/// What is said where a version is to answer whose weights are gone.
+pub fn weights_gone(number: i64) -> String {
+    format!(
+        "the weights of version {number} were deleted, as the policy's retention keeps no more: name a version that has \
+         its weights, or train again; pin versions that are to stay, or raise policy.retention"
+    )
 }

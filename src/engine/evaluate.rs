@@ -5,10 +5,9 @@
 
 use super::{EvalOutcome, Score};
 use crate::domain::Evaluation;
-use crate::training::metrics::expected_calibration_error;
+use crate::domain::calibration::{BINS, expected_calibration_error};
 use std::collections::BTreeMap;
 
-const BINS: usize = 10;
 /// Probabilities are floored here before the logarithm, so that one sure mistake costs 27.6 nats and not infinity.
 const FLOOR: f64 = 1e-12;
 
@@ -55,6 +54,7 @@ pub fn summarise(outcomes: &[EvalOutcome]) -> Evaluation {
         calibration_error: expected_calibration_error(&sure, BINS),
         loss: if count == 0 { 0.0 } else { loss / count as f64 },
         group_accuracy: groups.into_iter().map(|(name, (right, of))| (name, share(right, of))).collect(),
+        ..Evaluation::default()
     }
 }
 

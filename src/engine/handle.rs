@@ -200,10 +200,19 @@ impl Engine {
         Ok(ScoreReply { scores, cost })
     }
 
-    /// Answers one question. The inner error is the item's own fault.
+    /// Answers one question with a version (none: the base). The inner error is the item's own fault.
     pub async fn predict(
         &self,
         version: Option<ModelRef>,
+        item: PredictItem,
+    ) -> Result<Result<Prediction, ItemError>, EngineError> {
+        self.predict_by(Target::Version(version), item).await
+    }
+
+    /// As [`Engine::predict`], by whatever weights.
+    pub async fn predict_by(
+        &self,
+        target: Target,
         item: PredictItem,
     ) -> Result<Result<Prediction, ItemError>, EngineError> {
         let preparer = self.inner.preparer.clone();
@@ -216,7 +225,7 @@ impl Engine {
             Err(error) => return Ok(Err(error)),
         };
         self.call(Lane::Urgent, "predict", None, move |machine| {
-            machine.predict(version, question, reasoning, attention)
+            machine.predict(target, question, reasoning, attention)
         })
         .await
     }

@@ -42,12 +42,14 @@ pub(super) struct Pair {
     pub reference: [f32; 3],
 }
 
+/// Tokens of a reasoning that came out right, and of its answer.
+pub(super) type Sound = (Vec<i64>, Vec<i64>);
+
 /// What the model's reasonings left to learn from, by label.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Mined {
     pub pairs: BTreeMap<Key, Vec<Pair>>,
-    /// Sound reasonings: their tokens and those of the answer.
-    pub sound: BTreeMap<Key, Vec<(Vec<i64>, Vec<i64>)>>,
+    pub sound: BTreeMap<Key, Vec<Sound>>,
 }
 
 /// A label with the question it answers.
@@ -199,8 +201,8 @@ pub(super) fn stats(exercises: &[Exercise], written: &[Vec<Written>]) -> MineSta
 }
 
 /// Sound reasonings of one label, to be learnt by heart.
-pub(super) fn sound(exercise: &Exercise, written: &[Written]) -> Vec<(Vec<i64>, Vec<i64>)> {
-    let mut own: Vec<(Vec<i64>, Vec<i64>)> = Vec::new();
+pub(super) fn sound(exercise: &Exercise, written: &[Written]) -> Vec<Sound> {
+    let mut own: Vec<Sound> = Vec::new();
     for at in pairs::sound(&exercise.judge(written)) {
         let one = (written[at].chain.clone(), written[at].answer.clone());
         if !own.contains(&one) {

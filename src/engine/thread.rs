@@ -184,12 +184,12 @@ impl Machine {
 
     pub fn predict(
         &mut self,
-        version: Option<ModelRef>,
+        target: Target,
         mut question: Question,
         reason: bool,
         attention: bool,
     ) -> Result<Result<Prediction, ItemError>, EngineError> {
-        let mut scorer = self.scorer(Target::Version(version))?;
+        let mut scorer = self.scorer(target)?;
         // One answer is no ground for what the weights are in doubt of.
         scorer.draws = &[];
         let (mut reasoning, mut written) = (String::new(), 0);

@@ -29,4 +29,17 @@ impl pb::label_service_server::LabelService for Api {
             paged.fit(page, self.max_message, |label| convert::label(&pool, label));
         Ok(Response::new(pb::ListLabelsResponse { labels, next_page_token }))
     }
+
+    async fn list_suspect_labels(
+        &self,
+        request: Request<pb::ListSuspectLabelsRequest>,
+    ) -> Result<Response<pb::ListSuspectLabelsResponse>, Status> {
+        let request = request.into_inner();
+        let (pool, paged) =
+            convert::list("suspects", &request.parent, request.page_size, &request.page_token)?;
+        let page = self.service.list_suspect_labels(&pool, &paged.page).await?;
+        let (suspects, next_page_token) =
+            paged.fit(page, self.max_message, |suspect| convert::suspect(&pool, suspect));
+        Ok(Response::new(pb::ListSuspectLabelsResponse { suspects, next_page_token }))
+    }
 }

@@ -42,4 +42,22 @@ impl pb::model_service_server::ModelService for Api {
         let (pool, version, etag) = convert::rollback(request.get_ref())?;
         Ok(Response::new(convert::version(&pool, &self.service.rollback(&pool, version, etag).await?)))
     }
+
+    async fn promote_version(
+        &self,
+        request: Request<pb::PromoteVersionRequest>,
+    ) -> Result<Response<pb::Version>, Status> {
+        let (pool, version, etag) = convert::promote(request.get_ref())?;
+        let version = self.service.promote_version(&pool, version, etag).await?;
+        Ok(Response::new(convert::version(&pool, &version)))
+    }
+
+    async fn update_version(
+        &self,
+        request: Request<pb::UpdateVersionRequest>,
+    ) -> Result<Response<pb::Version>, Status> {
+        let (pool, version, pinned) = convert::update_version(request.get_ref())?;
+        let version = self.service.pin_version(&pool, version, pinned).await?;
+        Ok(Response::new(convert::version(&pool, &version)))
+    }
 }

@@ -38,6 +38,16 @@ impl pb::training_service_server::TrainingService for Api {
         Ok(Response::new(pb::ListTrainingsResponse { trainings, next_page_token }))
     }
 
+    async fn list_training_steps(
+        &self,
+        request: Request<pb::ListTrainingStepsRequest>,
+    ) -> Result<Response<pb::ListTrainingStepsResponse>, Status> {
+        let (pool, id, every, paged) = convert::list_training_steps(request.get_ref())?;
+        let page = self.service.list_training_steps(&pool, id, every, &paged.page).await?;
+        let (steps, next_page_token) = paged.fit(page, self.max_message, convert::training_step);
+        Ok(Response::new(pb::ListTrainingStepsResponse { steps, next_page_token }))
+    }
+
     async fn cancel_training(
         &self,
         request: Request<pb::CancelTrainingRequest>,

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use tonic::Code;
-use tonic::transport::Endpoint;
 
 use super::demo::Client;
 use super::world::folder::{Folder, Row};
@@ -38,12 +37,7 @@ pub struct Args {
 /// When the folder is unsound, the service cannot be reached, or it refuses a sample.
 pub async fn run(args: &Args) -> anyhow::Result<()> {
     let folder = Folder::read(&args.dir)?;
-    let endpoint = Endpoint::from_shared(args.server.clone())
-        .with_context(|| format!("{} is not a URL such as http://127.0.0.1:50051", args.server))?;
-    let channel = endpoint.connect().await.with_context(|| {
-        format!("cannot reach {}: start it with `active-vlm serve`, or name another by --server", args.server)
-    })?;
-    let mut client = Client::new(channel);
+    let mut client = Client::new(super::connect(&args.server).await?);
     let pool = format!("pools/{}", args.pool);
     let made = ensure_pool(&mut client, &args.pool, &pool).await?;
     println!("{pool}: {}", if made { "made with the default policy" } else { "is there" });
@@ -110,6 +104,8 @@ fn input(row: Row, split: pb::Split, image: Vec<u8>) -> pb::SampleInput {
         source: Some(pb::image_input::Source::Data(image.into())),
         media_type: String::new(),
     };
+    let region = |&[x_min, y_min, x_max, y_max]: &[f32; 4]| pb::Region { x_min, y_min, x_max, y_max };
+    let regions = row.regions.iter().map(region).collect();
     pb::SampleInput {
         sample_id: row.id,
         images: vec![image],
@@ -118,6 +114,9 @@ fn input(row: Row, split: pb::Split, image: Vec<u8>) -> pb::SampleInput {
         paraphrases: row.paraphrases,
         group: row.family,
         split: split.into(),
+        slice: row.slice,
+        // Where the evidence of the pool's answers is stays in the folder with them.
+        regions: if split == pb::Split::Pool { Vec::new() } else { regions },
         reference_answer: (split != pb::Split::Pool).then_some(row.answer),
         ..Default::default()
     }
@@ -136,12 +135,15 @@ mod tests {
             family: "reasons".into(),
             choices: vec!["so".into()],
             paraphrases: vec!["How so?".into()],
+            regions: vec![[0.0, 0.25, 0.5, 1.0]],
+            slice: "noise".into(),
             ..Row::default()
         };
         let sent = input(row.clone(), pb::Split::Pool, vec![1]);
         assert_eq!((sent.sample_id.as_str(), sent.group.as_str()), ("a", "reasons"));
         assert_eq!((sent.choices.len(), &sent.paraphrases[..]), (1, &["How so?".to_owned()][..]));
-        assert_eq!(sent.reference_answer, None);
-        assert_eq!(input(row, pb::Split::Test, vec![1]).reference_answer.as_deref(), Some("so"));
+        assert_eq!((sent.reference_answer, sent.regions.len(), sent.slice.as_str()), (None, 0, "noise"));
+        let held_out = input(row, pb::Split::Test, vec![1]);
+        assert_eq!((held_out.reference_answer.as_deref(), held_out.regions[0].y_min), (Some("so"), 0.25));
     }
 }

@@ -26,9 +26,22 @@ pub mod run;
 pub mod sample;
 pub mod statistics;
 pub mod tokenizer;
+pub mod train;
 pub mod world;
 
 pub use digit_boards::{DigitBoards, PoolSpec};
 pub use digits::Split;
 pub use oracle::Oracle;
 pub use sample::Sample;
+
+use anyhow::Context as _;
+use tonic::transport::{Channel, Endpoint};
+
+/// A connection to the service that listens at `server`.
+async fn connect(server: &str) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(server.to_owned())
+        .with_context(|| format!("{server} is not a URL such as http://127.0.0.1:50051"))?;
+    endpoint.connect().await.with_context(|| {
+        format!("cannot reach {server}: start it with `active-vlm serve`, or name another by --server")
+    })
+}

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: anything that needs the store; a violation here is one whatever the state of the system.
 
-use crate::domain::{Error, Result, Violation};
+use crate::domain::{Error, Region, Result, Violation};
 
 /// Violations found so far.
 #[derive(Default)]
@@ -55,6 +55,24 @@ pub(super) fn sample_name_fault(value: &str, max: usize) -> Option<String> {
         let bad = value.chars().find(|&c| !fits(c))?;
         Some(format!("sample id {value:?} has {bad:?}: use letters, digits, and - _ . ~ : only"))
     })
+}
+
+/// What is wrong with regions of an image, if anything.
+pub(super) fn regions_fault(regions: &[Region], max: usize) -> Option<String> {
+    if regions.len() > max {
+        return Some(format!("{} regions, at most {max} are allowed", regions.len()));
+    }
+    let bad = regions.iter().position(|region| !is_region(region))?;
+    let [x0, y0, x1, y1] = regions[bad];
+    Some(format!(
+        "region {bad} is ({x0}, {y0}, {x1}, {y1}): give fractions of the image with 0 <= x0 < x1 <= 1 and \
+         0 <= y0 < y1 <= 1"
+    ))
+}
+
+fn is_region([x0, y0, x1, y1]: &Region) -> bool {
+    let unit = 0.0..=1.0;
+    [x0, y0, x1, y1].into_iter().all(|edge| unit.contains(edge)) && x0 < x1 && y0 < y1
 }
 
 /// Whether `name` may be a pool's id.

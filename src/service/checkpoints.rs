@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     blobs::{BlobKey, BlobKind},
-    domain::{Error, PoolId, Result, job::Progress},
+    domain::{Error, PoolId, Result, TrainingStep, job::Progress},
     engine::ForkId,
 };
 
@@ -18,12 +18,13 @@ use crate::{
 const SWEEP: usize = 100;
 
 impl Service {
-    /// Keeps a training as it stands.
+    /// Keeps a training as it stands, with the steps taken since its progress was last written.
     pub(super) async fn save_checkpoint(
         &self,
         attempt: &Attempt,
         fork: ForkId,
         progress: &Progress,
+        steps: &[TrainingStep],
     ) -> Result<(), Interrupted> {
         let job = &attempt.job;
         // Not `patiently`: a shutdown must not keep the checkpoint from being written.
@@ -31,7 +32,7 @@ impl Service {
         let key = self.blobs.put(BlobKind::Checkpoint, bytes.into()).await?;
         self.blobs.sync().await?;
         let before = self.store.job(job.pool_id, job.id).await?.checkpoint_key;
-        let named = self.store.checkpoint(job, key.as_str(), progress, self.now()).await;
+        let named = self.store.checkpoint(job, key.as_str(), progress, steps, self.now()).await;
         if matches!(named, Err(Error::Fenced(_))) {
             self.delete_checkpoint(key.as_str()).await;
         }

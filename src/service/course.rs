@@ -39,6 +39,11 @@ pub(super) struct Course {
 }
 
 impl Course {
+    /// How much the annotators agree: the mean weight of a lesson, in (0, 1].
+    pub fn agreement(&self) -> f32 {
+        self.lessons.iter().map(|lesson| lesson.weight).sum::<f32>() / self.lessons.len().max(1) as f32
+    }
+
     /// Which lessons each step of the refinement reads: of those that something was mined about, of all where there are
     /// none.
     pub fn refinement(&self, mined: &[u64]) -> Vec<Vec<usize>> {

@@ -167,7 +167,7 @@ impl Service {
         depths: impl Fn(SampleId, &Depth) -> Option<Depths>,
     ) -> Result<String, Interrupted> {
         let Scoring { attempt, version, .. } = scoring;
-        let mut progress = Progress { phase: name.to_owned(), done: 0, total: rows.len() as u64, loss: 0.0 };
+        let mut progress = Progress::of(name, 0, rows.len() as u64);
         for shard in rows.chunks(attempt.shard_size) {
             attempt.check()?;
             let ids: Vec<SampleId> = shard.iter().map(|&row| columns.ids[row]).collect();

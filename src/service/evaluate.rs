@@ -10,10 +10,17 @@ use super::{
     score_round::answer_space,
 };
 use crate::{
-    domain::{Evaluation, Pool, Sample, Split, Version, job::Progress},
+    domain::{
+        Answered, Evaluation, ExamSample, Pool, Sample, Split, Version,
+        gate::{RIGHT, UNREAD},
+        job::Progress,
+        label::normalise,
+    },
     engine::{EvalItem, EvalOutcome, ForkId, Target, summarise},
 };
 use futures::{StreamExt, TryStreamExt, stream};
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::time::Instant;
 
 /// Images read at once.
 const READS: usize = 8;
@@ -25,8 +32,10 @@ pub(super) struct Evaluated {
     pub evaluation: Option<Evaluation>,
     /// Samples of the split that the model cannot read.
     pub unread: usize,
-    /// One byte per sample, in the order of ids: 1 right, 0 wrong, 2 not read.
-    pub marks: Vec<u8>,
+    /// The answers, sample by sample.
+    pub answered: Answered,
+    /// The samples themselves, in the same order.
+    pub exam: Vec<ExamSample>,
 }
 
 /// Whose answers are looked at.
@@ -47,8 +56,10 @@ impl Service {
         split: Split,
         candidate: Candidate<'_>,
     ) -> Result<Evaluated, Interrupted> {
+        let begun = Instant::now();
         let total = self.store.count_split(pool.id, split).await? as u64;
-        let (mut outcomes, mut marks): (Vec<EvalOutcome>, Vec<u8>) = (Vec::new(), Vec::new());
+        let (mut outcomes, mut answered, mut exam) = (Vec::new(), Answered::default(), Vec::new());
+        let abstention = normalise(&pool.policy.abstention);
         let reasoned = pool.policy.gate.after_reasoning;
         let (mut after, mut unread) = (None, 0);
         loop {
@@ -62,17 +73,26 @@ impl Service {
                 stream::iter(reads).buffered(READS).try_collect().await?;
             let is_read: Vec<bool> = read.iter().map(Result::is_ok).collect();
             let items: Vec<EvalItem> = read.into_iter().flatten().collect();
-            let answered = attempt.patiently(|| self.answer(candidate, items.clone(), reasoned)).await?;
-            let mut each = answered.iter().map(|answer| answer.as_ref().map_or(2, |a| u8::from(a.correct)));
+            let answers = attempt.patiently(|| self.answer(candidate, items.clone(), reasoned)).await?;
+            let mut each = answers
+                .iter()
+                .map(|answer| answer.as_ref().map_or((UNREAD, 0.0), |a| (u8::from(a.correct), a.confidence)));
             // As many answers come back as items went in.
-            marks.extend(is_read.iter().map(|&read| if read { each.next().unwrap_or(2) } else { 2 }));
+            for read in is_read {
+                let (mark, confidence) = read.then(|| each.next()).flatten().unwrap_or((UNREAD, 0.0));
+                answered.marks.push(mark);
+                answered.confidences.push(confidence);
+            }
+            exam.extend(samples.iter().map(|sample| exam_sample(sample, &abstention)));
             let before = outcomes.len();
-            outcomes.extend(answered.into_iter().flatten());
+            outcomes.extend(answers.into_iter().flatten());
             unread += samples.len() - (outcomes.len() - before);
             let done = (outcomes.len() + unread) as u64;
             // Samples may come while it runs.
             let total = total.max(done);
-            let progress = Progress { phase: "evaluating".to_owned(), done, total, loss: 0.0 };
+            let pace = begun.elapsed().as_secs_f64() / done.max(1) as f64;
+            let eta_seconds = Some(pace * (total - done) as f64);
+            let progress = Progress { eta_seconds, ..Progress::of("evaluating", done, total) };
             self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         }
         if unread > 0 {
@@ -82,8 +102,14 @@ impl Service {
                 "samples that the model cannot read are left out of the evaluation"
             );
         }
-        let evaluation = (!outcomes.is_empty()).then(|| Evaluation { reasoned, ..summarise(&outcomes) });
-        Ok(Evaluated { evaluation, unread, marks })
+        let evaluation = (!outcomes.is_empty()).then(|| Evaluation {
+            reasoned,
+            slice_accuracy: slice_accuracy(&exam, &answered.marks),
+            hallucination_rate: share(&exam, &answered.marks, |sample| sample.absent)
+                .map(|right| 1.0 - right),
+            ..summarise(&outcomes)
+        });
+        Ok(Evaluated { evaluation, unread, answered, exam })
     }
 
     async fn answer(
@@ -115,5 +141,42 @@ impl Service {
             answer: check::among(choices, reference).unwrap_or(reference).to_owned(),
             family: content.group.clone(),
         }))
+    }
+}
+
+/// What the gate knows of a sample.
+fn exam_sample(sample: &Sample, abstention: &str) -> ExamSample {
+    let content = &sample.content;
+    let absent = content.reference_answer.as_deref().is_some_and(|answer| normalise(answer) == abstention);
+    ExamSample { group: content.group.clone(), slice: content.slice.clone(), absent }
+}
+
+/// Share answered rightly of the samples that were read and are meant; none where there are no such samples.
+fn share(exam: &[ExamSample], marks: &[u8], meant: impl Fn(&ExamSample) -> bool) -> Option<f64> {
+    let read = exam.iter().zip(marks).filter(|&(sample, &mark)| mark != UNREAD && meant(sample));
+    let (right, of) = read.fold((0, 0), |(right, of), (_, &mark)| (right + u32::from(mark == RIGHT), of + 1));
+    (of > 0).then(|| f64::from(right) / f64::from(of))
+}
+
+fn slice_accuracy(exam: &[ExamSample], marks: &[u8]) -> BTreeMap<String, f64> {
+    let names: BTreeSet<&str> = exam.iter().map(|sample| sample.slice.as_str()).collect();
+    let named = names.into_iter().filter(|name| !name.is_empty());
+    let accuracy = |name: &str| Some((name.to_owned(), share(exam, marks, |sample| sample.slice == name)?));
+    named.filter_map(accuracy).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_and_what_has_no_answer_are_counted_over_what_was_read() {
+        let sample =
+            |slice: &str, absent| ExamSample { slice: slice.to_owned(), absent, ..ExamSample::default() };
+        let exam = [sample("", false), sample("noise", false), sample("noise", true), sample("size", true)];
+        let accuracy = slice_accuracy(&exam, &[1, 1, 0, UNREAD]);
+        assert_eq!(accuracy, [("noise".to_owned(), 0.5)].into());
+        assert_eq!(share(&exam, &[1, 1, 0, UNREAD], |sample| sample.absent), Some(0.0));
+        assert_eq!(share(&exam, &[1, 1, UNREAD, UNREAD], |sample| sample.absent), None);
     }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     blobs::{BlobError, BlobKey, BlobKind},
-    domain::{Error, Pool, Result, Split},
+    domain::{Error, Pool, Region, Result, Split},
     store::{Added, SampleInsert},
 };
 use bytes::Bytes;
@@ -62,6 +62,10 @@ pub struct IncomingSample {
     pub split: Split,
     /// The right answer; required outside `Split::Pool`.
     pub reference_answer: Option<String>,
+    /// In what it differs from the usual samples; empty where it does not.
+    pub slice: String,
+    /// Where the evidence of the reference answer is.
+    pub regions: Vec<Region>,
 }
 
 /// What became of a sample.

@@ -34,7 +34,7 @@ impl Service {
             None => self.store.seconds_per_label(course.pool.id).await?,
         };
         let advice = advice_of(&course.pool.policy, &curve, course.labels, tried, seconds)?;
-        let actual = Marks { labels: course.labels, marks: tried.marks.clone() };
+        let actual = Marks { labels: course.labels, marks: tried.answered.marks.clone() };
         let savings = reckon(course.pool.policy.clone(), curve, actual).await?;
         Ok((savings, advice))
     }

@@ -6,7 +6,7 @@
 use super::Service;
 use crate::{
     blobs::BlobKey,
-    domain::{Error, Result, Version},
+    domain::{Error, Result, Version, version::weights_gone},
     engine::{EngineError, ModelRef},
 };
 use std::future::Future;
@@ -21,6 +21,9 @@ impl Service {
             self.check_base(version)?;
             return Ok(None);
         };
+        if version.weights_expired_at.is_some() {
+            return Err(Error::NotReady(weights_gone(version.number)));
+        }
         let model = ModelRef::from(version.id);
         if !self.engine.is_loaded(model).await? {
             self.check_base(version)?;

@@ -109,6 +109,8 @@ impl Rules {
             metadata: incoming.metadata,
             split: incoming.split,
             reference_answer: incoming.reference_answer,
+            slice: incoming.slice,
+            regions: incoming.regions,
         };
         let content_sha256 = content_hash(&sample)?;
         Ok((SampleInsert { sample, content_sha256 }, files))
@@ -183,6 +185,11 @@ fn check_texts(
     ensure(!sample.group.chars().any(char::is_control), &|| {
         "the group has control characters: remove them".to_owned()
     })?;
+    within("the slice", sample.slice.len(), limits.name_bytes_max)?;
+    ensure(!sample.slice.chars().any(char::is_control), &|| {
+        "the slice has control characters: remove them".to_owned()
+    })?;
+    check::regions_fault(&sample.regions, limits.regions_max).map_or(Ok(()), Err)?;
     // Postgres keeps no NUL in text.
     let texts =
         [&sample.question, &sample.group].into_iter().chain(&sample.choices).chain(&sample.reference_answer);
@@ -195,9 +202,15 @@ fn check_texts(
         .map_or(Ok(()), |fault| Err(format!("choices: {fault}")))?;
     let space = if sample.choices.is_empty() { pool_answers } else { &sample.choices[..] };
     match sample.reference_answer.as_deref() {
-        None => ensure(sample.split == Split::Pool, &|| {
-            "there is no reference answer: samples of split VALIDATION and TEST need one".to_owned()
-        }),
+        None => {
+            ensure(sample.split == Split::Pool, &|| {
+                "there is no reference answer: samples of split VALIDATION and TEST need one".to_owned()
+            })?;
+            ensure(sample.regions.is_empty(), &|| {
+                "there are regions and no reference answer: they show where its evidence is, give both"
+                    .to_owned()
+            })
+        }
         Some(answer) => {
             ensure(!answer.trim().is_empty(), &|| {
                 "the reference answer is empty: leave it out or give one".to_owned()
@@ -223,9 +236,13 @@ fn content_hash(sample: &NewSample) -> Result<[u8; 32], String> {
     );
     let written = |e| format!("cannot be written down: {e}");
     let mut bytes = serde_json::to_vec(&meaning).map_err(written)?;
-    // Samples without paraphrases keep the hash they had before there were any.
+    // Samples without what came later keep the hash they had before.
     if !sample.paraphrases.is_empty() {
         bytes.extend(serde_json::to_vec(&sample.paraphrases).map_err(written)?);
+    }
+    if !sample.slice.is_empty() || !sample.regions.is_empty() {
+        let more = serde_json::json!({ "slice": sample.slice, "regions": sample.regions });
+        bytes.extend(serde_json::to_vec(&more).map_err(written)?);
     }
     Ok(Sha256::digest(bytes).into())
 }

@@ -37,8 +37,7 @@ impl Service {
         let Scoring { attempt, pool, round, version } = scoring;
         let left = self.store.count_unscored(pool.id, version.id).await? as u64;
         let before = (round.score_total.max(0) as u64).saturating_sub(left);
-        let mut progress =
-            Progress { phase: "scoring".to_owned(), done: before, total: before + left, loss: 0.0 };
+        let mut progress = Progress::of("scoring", before, before + left);
         let import = self.import_of(scoring).await?;
         let mut shard = self.read_shard(scoring, None).await?;
         while let Some(last) = shard.last {

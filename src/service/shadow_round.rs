@@ -43,7 +43,7 @@ impl Service {
         self.learn(attempt, &course, held.fork, from).await?;
         let validation = self.evaluate(attempt, &pool, Split::Validation, Candidate::Fork(held.fork)).await?;
         attempt.check()?;
-        let shadow = Marks { labels: course.labels, marks: validation.marks };
+        let shadow = Marks { labels: course.labels, marks: validation.answered.marks };
         let savings = self.savings_with_shadow(&pool, number, &shadow).await?;
         attempt.crash_point("before_shadow");
         self.store.commit_shadow(job, version.id, &shadow, Some(&savings), self.now()).await?;

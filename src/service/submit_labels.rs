@@ -5,9 +5,7 @@
 
 use super::{Page, PageRequest, Service, check};
 use crate::{
-    domain::{
-        Answer, Content, Error, Label, LabelId, LeaseId, NewLabel, Region, Result, Verdict, VerdictCode,
-    },
+    domain::{Answer, Content, Error, Label, LabelId, LeaseId, NewLabel, Result, Verdict, VerdictCode},
     settings::Limits,
     store::{AnswerSpaces, LabelInsert, Submission},
 };
@@ -150,20 +148,7 @@ fn answer_fault(answer: &Answer, space: &[String], limits: &Limits) -> Option<St
             answer.rejected.len()
         ));
     }
-    if answer.regions.len() > limits.regions_max {
-        return Some(format!("{} regions, at most {} are allowed", answer.regions.len(), limits.regions_max));
-    }
-    let bad = answer.regions.iter().position(|region| !is_region(region))?;
-    let [x0, y0, x1, y1] = answer.regions[bad];
-    Some(format!(
-        "region {bad} is ({x0}, {y0}, {x1}, {y1}): give fractions of the image with 0 <= x0 < x1 <= 1 and \
-         0 <= y0 < y1 <= 1"
-    ))
-}
-
-fn is_region([x0, y0, x1, y1]: &Region) -> bool {
-    let unit = 0.0..=1.0;
-    [x0, y0, x1, y1].into_iter().all(|edge| unit.contains(edge)) && x0 < x1 && y0 < y1
+    check::regions_fault(&answer.regions, limits.regions_max)
 }
 
 fn steps_fault(what: &str, steps: &[String], limits: &Limits) -> Option<String> {
@@ -212,6 +197,7 @@ fn verdict_label(code: VerdictCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Region;
     use crate::settings::Settings;
 
     fn fault_of(answer: Answer) -> Option<String> {

@@ -7,9 +7,8 @@ use super::check;
 use crate::{
     domain::{Answer, Pool, Region, Time, label::normalise},
     engine::Rejected,
-    store::LabelledSample,
+    store::{LabelledSample, TrainingAnswer},
 };
-use std::collections::HashMap;
 
 /// One labelled sample to learn from.
 #[derive(Debug, Clone)]
@@ -22,45 +21,73 @@ pub(super) struct Lesson {
     pub regions: Vec<Region>,
     /// Reasonings that people called wrong, and those that led others to another answer.
     pub rejected: Vec<Rejected>,
-    /// How much it counts, in (0, 1]: the share of annotators that agree.
+    /// How much it counts, in (0, 1]: as much as its annotators agree.
     pub weight: f32,
     /// When its first answer came.
     pub since: Time,
 }
 
+/// What the answers to a sample come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Vote {
+    /// The place of the first answer that says what most say; the earliest of them where they tie.
+    pub first: usize,
+    /// Answers that say so.
+    pub votes: usize,
+    /// Answers in all.
+    pub of: usize,
+}
+
+impl Vote {
+    /// How much the answer is to count, in (0, 1]: the share that says so, with one vote more on its side, so that two
+    /// who disagree leave it 2/3 and not 1/2 and a doubt needs more than one voice. What all say counts in full, a
+    /// single answer too.
+    pub fn weight(self) -> f32 {
+        if self.of == 1 { 1.0 } else { (self.votes as f32 + 1.0) / (self.of as f32 + 1.0) }
+    }
+}
+
+/// What the answers to a sample come to; none without any.
+pub(super) fn vote(answers: &[TrainingAnswer]) -> Option<Vote> {
+    let normal: Vec<String> = answers.iter().map(|one| normalise(&one.answer.text)).collect();
+    let votes = |answer: &String| normal.iter().filter(|other| *other == answer).count();
+    let most = normal.iter().map(votes).max()?;
+    let first = normal.iter().position(|answer| votes(answer) == most)?;
+    Some(Vote { first, votes: most, of: normal.len() })
+}
+
 /// What a sample teaches: the answer most annotators gave, the earliest where they tie, with the first reasoning
 /// that led to it, and every region that those who agree marked.
 pub(super) fn lesson(pool: &Pool, sample: LabelledSample) -> Option<Lesson> {
-    let mut votes: HashMap<String, usize> = HashMap::new();
+    let vote = vote(&sample.answers)?;
     let since = sample.answers.iter().map(|one| one.at).min()?;
-    let given: Vec<(String, Answer)> =
-        sample.answers.into_iter().map(|one| (normalise(&one.answer.text), one.answer)).collect();
-    for (normal, _) in &given {
-        *votes.entry(normal.clone()).or_default() += 1;
+    let first = &sample.answers[vote.first].answer;
+    let winner = normalise(&first.text);
+    let (agreeing, outvoted): (Vec<&Answer>, Vec<&Answer>) =
+        sample.answers.iter().map(|one| &one.answer).partition(|answer| normalise(&answer.text) == winner);
+    let reasoning = agreeing.iter().map(|answer| &answer.reasoning).find(|steps| !steps.is_empty());
+    let told = agreeing.iter().flat_map(|answer| &answer.rejected).filter(|steps| !steps.is_empty());
+    let mut rejected: Vec<Rejected> =
+        told.map(|steps| Rejected { reasoning: steps.clone(), answer: String::new() }).collect();
+    // Between two who disagree nobody was outvoted.
+    if 2 * vote.votes > vote.of {
+        let reasoned = outvoted.iter().filter(|answer| !answer.reasoning.is_empty());
+        rejected.extend(reasoned.map(|answer| Rejected {
+            reasoning: answer.reasoning.clone(),
+            answer: answer.text.trim().to_owned(),
+        }));
     }
-    let most = votes.values().copied().max()?;
-    let (winner, first) = given.iter().find(|(normal, _)| votes[normal] == most)?;
-    let agreeing = || given.iter().filter(|(normal, _)| normal == winner).map(|(_, answer)| answer);
-    let reasoning = agreeing().map(|answer| &answer.reasoning).find(|steps| !steps.is_empty());
-    let told = agreeing().flat_map(|answer| &answer.rejected).filter(|steps| !steps.is_empty());
-    let told = told.map(|steps| Rejected { reasoning: steps.clone(), answer: String::new() });
-    let outvoted = given.iter().filter(|(normal, answer)| normal != winner && !answer.reasoning.is_empty());
-    let outvoted = outvoted.map(|(_, answer)| Rejected {
-        reasoning: answer.reasoning.clone(),
-        answer: answer.text.trim().to_owned(),
-    });
     let space = if sample.choices.is_empty() { &pool.answers } else { &sample.choices };
     Some(Lesson {
-        image_keys: sample.image_keys,
-        question: sample.question,
         // In a closed space the model learns the answer as it was declared, however it was typed.
         answer: check::among(space, &first.text).unwrap_or(first.text.trim()).to_owned(),
         reasoning: reasoning.cloned().unwrap_or_default(),
-        regions: agreeing().flat_map(|answer| answer.regions.iter().copied()).collect(),
-        // Between two who disagree nobody was outvoted.
-        rejected: if 2 * most > given.len() { told.chain(outvoted).collect() } else { told.collect() },
-        weight: most as f32 / given.len() as f32,
+        regions: agreeing.iter().flat_map(|answer| answer.regions.iter().copied()).collect(),
+        rejected,
+        weight: vote.weight(),
         since,
+        image_keys: sample.image_keys,
+        question: sample.question,
     })
 }
 
@@ -68,7 +95,6 @@ pub(super) fn lesson(pool: &Pool, sample: LabelledSample) -> Option<Lesson> {
 mod tests {
     use super::*;
     use crate::domain::{Policy, PoolId, PoolState, SampleId};
-    use crate::store::TrainingAnswer;
 
     fn taught(answers: &[Answer], space: &[&str]) -> Lesson {
         let pool = Pool {
@@ -114,7 +140,7 @@ mod tests {
         let lesson =
             taught(&[said("no", &["dark"]), said("Yes", &[]), said("yes.", &["bright"])], &["yes", "no"]);
         assert_eq!((lesson.answer.as_str(), &lesson.reasoning[..]), ("yes", &["bright".to_owned()][..]));
-        assert_eq!(lesson.weight, 2.0 / 3.0);
+        assert_eq!(lesson.weight, 0.75);
         let wrong = Rejected { reasoning: owned(&["dark"]), answer: "no".to_owned() };
         assert_eq!(lesson.rejected, [wrong], "who was outvoted shows what is wrong");
     }
@@ -124,7 +150,7 @@ mod tests {
         let rejecting = Answer { rejected: vec![owned(&["a guess"])], ..said("yes", &[]) };
         let lesson = taught(&[rejecting, said("no", &["dark"])], &["yes", "no"]);
         let told = Rejected { reasoning: owned(&["a guess"]), answer: String::new() };
-        assert_eq!((lesson.answer.as_str(), lesson.weight), ("yes", 0.5));
+        assert_eq!((lesson.answer.as_str(), lesson.weight), ("yes", 2.0 / 3.0));
         assert_eq!(lesson.rejected, [told]);
     }
 

@@ -9,19 +9,19 @@ use super::{
     Service,
     attempt::{Attempt, Interrupted},
     course::Course,
+    curve::Curve,
     evaluate::{Candidate, Evaluated},
 };
 use crate::{
     blobs::BlobKind,
-    domain::{Evaluation, GateVerdict, JobState, Split, job::Progress},
-    engine::{Engine, ForkId, MineStats, ModelRef, Source, StepStats, TrainingSpec},
+    domain::{Answered, Error, Evaluation, GateVerdict, JobKind, JobState, Pool, Split, gate, job::Progress},
+    engine::{Engine, ForkId, ModelRef, Source, StepStats, TrainingSpec},
     store::NewVersion,
 };
+use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Labels that are reasoned about in one command.
-const MINED_AT_ONCE: usize = 8;
 /// Pause between two writes of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -49,16 +49,19 @@ impl Service {
         self.learn(attempt, &course, held.fork, from).await?;
 
         let pool = &course.pool;
-        let validation = self.evaluate(attempt, pool, Split::Validation, Candidate::Fork(held.fork)).await?;
-        let test = self.evaluate(attempt, pool, Split::Test, Candidate::Fork(held.fork)).await?;
+        let candidate = Candidate::Fork(held.fork);
+        let mut validation = self.evaluate(attempt, pool, Split::Validation, candidate).await?;
+        self.point(attempt, pool, candidate, &mut validation).await?;
+        let test = self.evaluate(attempt, pool, Split::Test, candidate).await?;
         let verdict = self.judge(attempt, &course, &validation).await?;
         let (savings, advice) = self.verdicts(&course, &validation).await?;
 
         attempt.check()?;
-        let progress = Progress { phase: "committing".to_owned(), done: 0, total: 1, loss: 0.0 };
+        let progress = Progress::of("committing", 0, 1);
         self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         let snapshot = attempt.patiently(|| self.engine.snapshot(held.fork)).await?;
-        let key = self.blobs.put(BlobKind::Adapter, snapshot.into()).await?;
+        let snapshot = Bytes::from(snapshot);
+        let key = self.blobs.put(BlobKind::Adapter, snapshot.clone()).await?;
         self.blobs.sync().await?;
         attempt.crash_point("before_commit");
         let new = NewVersion {
@@ -68,12 +71,20 @@ impl Service {
             validation: validation.evaluation,
             test: test.evaluation,
             gate: verdict,
-            marks: validation.marks,
+            answered: validation.answered,
             savings: Some(savings),
             advice: Some(advice),
         };
         let version = self.store.commit_version(&attempt.job, &new, self.now()).await?;
         attempt.crash_point("after_commit");
+        // Where an old version had the same weights, these may have been deleted before ours were committed.
+        let kept = async {
+            self.blobs.put(BlobKind::Adapter, snapshot).await?;
+            self.blobs.sync().await
+        };
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, version = version.number, "not known whether the version's weights are still stored");
+        }
         let (number, passed) = (version.number, new.gate.passed);
         tracing::info!(version = number, passed, labels = new.label_count, reasons = ?new.gate.reasons, "version committed");
         metrics::counter!("active_vlm_versions_total", "passed" => if passed { "true" } else { "false" })
@@ -121,7 +132,8 @@ impl Service {
             }
         }
         let (fork, step) = self.fork(attempt, course, &course.spec).await?;
-        tracing::info!(lessons = course.lessons.len(), steps = course.spec.steps(), "training begun");
+        let (lessons, steps) = (course.lessons.len(), course.spec.steps());
+        tracing::info!(lessons, steps, agreement = course.agreement(), "training begun");
         Ok((Held { engine: &self.engine, fork }, step))
     }
 
@@ -149,15 +161,31 @@ impl Service {
         fork: ForkId,
         from: u64,
     ) -> Result<(), Interrupted> {
-        let total = course.spec.steps();
-        let mut progress = Progress { phase: "training".to_owned(), done: from, total, loss: 0.0 };
-        self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
-        let taken = self.take_steps(attempt, course, fork, &mut progress).await;
-        if matches!(taken, Err(Interrupted::Shutdown)) && progress.done > from {
-            self.save_checkpoint(attempt, fork, &progress).await?;
+        let (job, total) = (&attempt.job, course.spec.steps());
+        let keeps = job.kind == JobKind::Train;
+        if keeps {
+            self.store.rewind_steps(job, from).await?;
+        }
+        let mut curve = Curve::new(from, total, keeps);
+        self.store.heartbeat(job, Some(&curve.progress), self.now()).await?;
+        let taken = self.take_steps(attempt, course, fork, &mut curve).await;
+        match &taken {
+            Err(Interrupted::Shutdown) if curve.progress.done > from => {
+                let steps = curve.take();
+                self.save_checkpoint(attempt, fork, &curve.progress, &steps).await?;
+            }
+            // What led there is what people look for.
+            Err(Interrupted::Cancelled | Interrupted::Failed(_)) => {
+                let steps = curve.take();
+                let kept = self.store.record_steps(job, &curve.progress, &steps, self.now()).await;
+                if let Err(error) = kept {
+                    tracing::warn!(%error, "the last steps of the curve are not kept");
+                }
+            }
+            _ => {}
         }
         taken?;
-        tracing::info!(steps = total, loss = progress.loss, "training done");
+        tracing::info!(steps = total, loss = curve.progress.loss, "training done");
         Ok(())
     }
 
@@ -167,25 +195,26 @@ impl Service {
         attempt: &Attempt,
         course: &Course,
         fork: ForkId,
-        progress: &mut Progress,
+        curve: &mut Curve,
     ) -> Result<(), Interrupted> {
         let every = u64::from(course.pool.policy.training.checkpoint_steps);
+        let (from, total) = (curve.progress.done, curve.progress.total);
         let supervised = course.spec.total_steps;
         let mut written = Instant::now();
         let mut refinement = None;
-        if progress.done >= supervised {
-            refinement = Some(self.prepare_refinement(attempt, course, fork, progress).await?);
+        if from >= supervised {
+            refinement = Some(self.prepare_refinement(attempt, course, fork, curve).await?);
         }
-        let mut next =
-            self.read_batch(course, refinement.as_deref().unwrap_or_default(), progress.done).await?;
-        for step in progress.done..progress.total {
+        let mut next = self.read_batch(course, refinement.as_deref().unwrap_or_default(), from).await?;
+        for step in from..total {
             self.look(attempt).await?;
             if step >= supervised && refinement.is_none() {
-                let batches = self.prepare_refinement(attempt, course, fork, progress).await?;
+                let batches = self.prepare_refinement(attempt, course, fork, curve).await?;
                 next = self.read_batch(course, &batches, step).await?;
                 refinement = Some(batches);
             }
             let batch = std::mem::take(&mut next);
+            let begun = Instant::now();
             let (stats, read) = tokio::join!(
                 attempt.patiently(|| self.engine.train_step(fork, batch.clone())),
                 self.read_batch(course, refinement.as_deref().unwrap_or_default(), step + 1)
@@ -195,65 +224,24 @@ impl Service {
             if stats.skipped > 0 {
                 tracing::warn!(skipped = stats.skipped, step, "labelled samples that the model cannot read");
             }
-            let loss = f64::from(stats.loss);
-            // A running mean, so that what people see falls smoothly.
-            progress.loss = if progress.loss == 0.0 { loss } else { 0.9 * progress.loss + 0.1 * loss };
-            progress.done = stats.step;
+            curve.push(&stats, begun.elapsed().as_secs_f64());
             next = read?;
-            if stats.step.is_multiple_of(every) || stats.step == progress.total {
-                self.save_checkpoint(attempt, fork, progress).await?;
+            if stats.step.is_multiple_of(every) || stats.step == total {
+                let steps = curve.take();
+                self.save_checkpoint(attempt, fork, &curve.progress, &steps).await?;
                 written = Instant::now();
                 attempt.crash_point("training");
             } else if written.elapsed() >= PROGRESS {
-                self.store.heartbeat(&attempt.job, Some(progress), self.now()).await?;
+                let steps = curve.take();
+                self.store.record_steps(&attempt.job, &curve.progress, &steps, self.now()).await?;
                 written = Instant::now();
             }
         }
         Ok(())
     }
 
-    /// Has the model reason about the labels, unless a checkpoint has that already; gives the batches of the refinement.
-    ///
-    /// Between two pieces scoring and predictions get their turn. What was mined is in the next checkpoint, which is
-    /// written at once: it is as dear as many steps.
-    async fn prepare_refinement(
-        &self,
-        attempt: &Attempt,
-        course: &Course,
-        fork: ForkId,
-        progress: &mut Progress,
-    ) -> Result<Vec<Vec<usize>>, Interrupted> {
-        if !course.mines() {
-            return Ok(course.refinement(&[]));
-        }
-        let mut mined = attempt.patiently(|| self.engine.mined(fork)).await?;
-        if mined.is_empty() {
-            let mut reasoning = Progress { phase: "reasoning".to_owned(), done: 0, ..progress.clone() };
-            reasoning.total = course.lessons.len() as u64;
-            let mut stats = MineStats::default();
-            let places: Vec<usize> = (0..course.lessons.len()).collect();
-            for piece in places.chunks(MINED_AT_ONCE) {
-                self.look(attempt).await?;
-                self.store.heartbeat(&attempt.job, Some(&reasoning), self.now()).await?;
-                let items = self.read_lessons(course, piece).await?;
-                stats += attempt.patiently(|| self.engine.mine(fork, items.clone())).await?;
-                reasoning.done += piece.len() as u64;
-            }
-            attempt.crash_point("reasoning");
-            tracing::info!(?stats, "reasonings judged");
-            if stats.found == 0 {
-                tracing::warn!(
-                    "no reasoning of the model's own is of use: the refinement goes on supervised"
-                );
-            }
-            self.save_checkpoint(attempt, fork, progress).await?;
-            mined = attempt.patiently(|| self.engine.mined(fork)).await?;
-        }
-        Ok(course.refinement(&mined))
-    }
-
     /// Whether to take another step: what the worker says, and what stands in the job's row.
-    async fn look(&self, attempt: &Attempt) -> Result<(), Interrupted> {
+    pub(super) async fn look(&self, attempt: &Attempt) -> Result<(), Interrupted> {
         attempt.check()?;
         let job = self.store.job(attempt.job.pool_id, attempt.job.id).await?;
         if job.epoch != attempt.job.epoch || job.state != JobState::Running {
@@ -262,7 +250,7 @@ impl Service {
         if job.cancel_requested { Err(Interrupted::Cancelled) } else { Ok(()) }
     }
 
-    /// Compares the candidate with the version that serves now, whose own evaluation is reused while it holds.
+    /// Compares the candidate with the version that serves now, sample by sample.
     async fn judge(
         &self,
         attempt: &Attempt,
@@ -277,24 +265,46 @@ impl Service {
             );
             return Ok(GateVerdict { passed: false, reasons: vec![reason] });
         }
-        let serving = self.store.serving_version(pool.id).await?;
-        let mut known = serving.validation.clone();
-        let measured = |e: &Evaluation| (e.count, e.reasoned);
-        let same_split = known.as_ref().map(measured) == candidate.map(measured);
-        if candidate.is_some() && !same_split {
-            let serves = Candidate::Version(&serving);
-            let tried = self.evaluate(attempt, pool, Split::Validation, serves).await?;
-            known = tried.evaluation;
-            let test = self.evaluate(attempt, pool, Split::Test, serves).await?.evaluation;
-            let validation = known.as_ref().map(|known| (known, &tried.marks[..]));
-            self.store.store_evaluation(serving.id, validation, test.as_ref()).await?;
-        }
-        let mut verdict = pool.policy.gate.judge(candidate, known.as_ref());
+        let mut verdict = if candidate.is_some() {
+            let serving = self.serving_answers(attempt, pool, validation).await?;
+            let (gate, seed) = (pool.policy.gate.clone(), course.spec.seed);
+            let (exam, new) = (validation.exam.clone(), validation.answered.clone());
+            // Off the async threads: a bootstrap takes its time.
+            let judging = tokio::task::spawn_blocking(move || gate.judge(&exam, &new, &serving, seed));
+            judging.await.map_err(Error::internal)?
+        } else {
+            gate::unproven()
+        };
         if unread > 0 {
             verdict
                 .reasons
                 .push(format!("{unread} validation samples are left out: the model cannot read them"));
         }
         Ok(verdict)
+    }
+
+    /// The serving version's answers to the samples that the candidate answered; it is tried anew where the split has
+    /// changed, or where the answers were not kept.
+    async fn serving_answers(
+        &self,
+        attempt: &Attempt,
+        pool: &Pool,
+        candidate: &Evaluated,
+    ) -> Result<Answered, Interrupted> {
+        let serving = self.store.serving_version(pool.id).await?;
+        let measured = |e: Option<&Evaluation>| e.map(|e| (e.count, e.reasoned));
+        if measured(serving.validation.as_ref()) == measured(candidate.evaluation.as_ref())
+            && let Some(known) = self.store.answered(serving.id).await?
+            && known.pairs_with(&candidate.answered)
+        {
+            return Ok(known);
+        }
+        let serves = Candidate::Version(&serving);
+        let mut tried = self.evaluate(attempt, pool, Split::Validation, serves).await?;
+        self.point(attempt, pool, serves, &mut tried).await?;
+        let test = self.evaluate(attempt, pool, Split::Test, serves).await?.evaluation;
+        let validation = tried.evaluation.as_ref().map(|evaluation| (evaluation, &tried.answered));
+        self.store.store_evaluation(serving.id, validation, test.as_ref()).await?;
+        Ok(tried.answered)
     }
 }

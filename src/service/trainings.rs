@@ -1,7 +1,7 @@
-//! StartTraining, GetTraining, ListTrainings, CancelTraining.
+//! StartTraining, GetTraining, ListTrainings, ListTrainingSteps, CancelTraining.
 
 use super::{Page, PageRequest, Service, check, pools::check_request_id};
-use crate::domain::{Error, Job, JobId, JobKind, JobState, Result};
+use crate::domain::{Error, Job, JobId, JobKind, JobState, Result, TrainingStep};
 
 impl Service {
     /// Asks for a training on all labels there are; one at work or waiting is the answer to every further request.
@@ -32,6 +32,21 @@ impl Service {
         let before = page.after_key::<uuid::Uuid>("trainings")?.map(JobId);
         let jobs = self.store.list_jobs(pool.id, JobKind::Train, before, limit + 1).await?;
         Ok(Page::cut(jobs, limit, "trainings", |job| job.id.to_string()))
+    }
+
+    /// What the steps of a training did, in order: the first, every `every`th from there, and the newest.
+    pub async fn list_training_steps(
+        &self,
+        pool: &str,
+        training: JobId,
+        every: u64,
+        page: &PageRequest,
+    ) -> Result<Page<TrainingStep>> {
+        let job = self.get_training(pool, training).await?;
+        let limit = page.limit(&self.limits);
+        let after = page.after_key("training_steps")?;
+        let steps = self.store.training_steps(job.id, every, after, limit + 1).await?;
+        Ok(Page::cut(steps, limit, "training_steps", |step| step.step.to_string()))
     }
 
     /// Asks a training to stop before its next step; harmless where it is cancelled already. Its round's labels stay.

@@ -1,8 +1,9 @@
 //! Jobs: queued once, claimed by raising their epoch, kept alive by beats, committed only by the newest attempt.
 
-use super::{Store, micros, text};
+use super::{Store, micros, text, training_steps};
 use crate::domain::{
-    Error, Job, JobId, JobKind, PoolId, Result, RoundId, Time, Trigger, VersionId, job::Progress,
+    Error, Job, JobId, JobKind, PoolId, Result, RoundId, Time, TrainingStep, Trigger, VersionId,
+    job::Progress,
 };
 use sqlx::{PgConnection, types::Json};
 use std::time::Duration;
@@ -125,6 +126,30 @@ pub(super) async fn show(conn: &mut PgConnection, job: &Job) -> Result<()> {
     Ok(())
 }
 
+/// Notes that the attempt lives, and how far it is; answers whether somebody asked to stop it.
+pub(super) async fn beat(
+    conn: &mut PgConnection,
+    job: &Job,
+    progress: Option<&Progress>,
+    now: Time,
+) -> Result<bool> {
+    let row = sqlx::query!(
+        "UPDATE jobs SET heartbeat_at = $3, progress = COALESCE($4, progress)
+         WHERE id = $1 AND epoch = $2 AND state = 'RUNNING' RETURNING cancel_requested",
+        job.id.0,
+        job.epoch,
+        now,
+        progress.map(Json) as _
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let cancel = row.ok_or(Error::Fenced(job.id))?.cancel_requested;
+    if progress.is_some() {
+        show(conn, job).await?;
+    }
+    Ok(cancel)
+}
+
 /// Marks a fenced job as done.
 pub(super) async fn succeed(
     conn: &mut PgConnection,
@@ -193,26 +218,20 @@ impl Store {
     /// Progress is a change of its round, which watchers see.
     pub async fn heartbeat(&self, job: &Job, progress: Option<&Progress>, now: Time) -> Result<bool> {
         let mut tx = self.pool.begin().await?;
-        let row = sqlx::query!(
-            "UPDATE jobs SET heartbeat_at = $3, progress = COALESCE($4, progress)
-             WHERE id = $1 AND epoch = $2 AND state = 'RUNNING' RETURNING cancel_requested",
-            job.id.0,
-            job.epoch,
-            micros(now),
-            progress.map(Json) as _
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        let cancel = row.ok_or(Error::Fenced(job.id))?.cancel_requested;
-        if progress.is_some() {
-            show(&mut tx, job).await?;
-        }
+        let cancel = beat(&mut tx, job, progress, micros(now)).await?;
         tx.commit().await?;
         Ok(cancel)
     }
 
-    /// Names the blob from which the next attempt goes on.
-    pub async fn checkpoint(&self, job: &Job, key: &str, progress: &Progress, now: Time) -> Result<()> {
+    /// Names the blob from which the next attempt goes on, with the steps that led to it.
+    pub async fn checkpoint(
+        &self,
+        job: &Job,
+        key: &str,
+        progress: &Progress,
+        steps: &[TrainingStep],
+        now: Time,
+    ) -> Result<()> {
         let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
             "UPDATE jobs SET heartbeat_at = $3, checkpoint_key = $4, progress = $5
@@ -228,6 +247,7 @@ impl Store {
         if done.rows_affected() == 0 {
             return Err(Error::Fenced(job.id));
         }
+        training_steps::write(&mut tx, job.id, steps).await?;
         show(&mut tx, job).await?;
         tx.commit().await?;
         Ok(())

@@ -5,7 +5,8 @@
 
 use super::{NewVersion, Store, jobs, micros, pools, text};
 use crate::domain::{
-    Advice, Evaluation, Job, JobId, JobKind, Policy, PoolId, Result, RoundId, Savings, Time, VersionId,
+    Advice, Answered, Evaluation, Job, JobId, JobKind, Policy, PoolId, Result, RoundId, Savings, Time,
+    VersionId,
 };
 use sqlx::{PgConnection, types::Json};
 
@@ -67,30 +68,33 @@ pub(super) async fn open_point(
     )
     .execute(&mut *conn)
     .await?;
-    if new.marks.is_empty() {
+    if new.answered.marks.is_empty() {
         return Ok(());
     }
-    sqlx::query!(
-        "INSERT INTO control_curve (version_id, round_id, marks) VALUES ($1, $2, $3)",
-        version.0,
-        round.0,
-        new.marks
-    )
-    .execute(&mut *conn)
-    .await?;
+    set_answered(&mut *conn, version, Some(round), &new.answered).await?;
     if policy.meter.shadow && control_labels(&mut *conn, job.pool_id, round).await? >= MIN_CONTROL_LABELS {
         enqueue(conn, job.pool_id, round, now).await?;
     }
     Ok(())
 }
 
-/// Keeps which validation samples a version has right, as it was last tried.
-pub(super) async fn set_marks(conn: &mut PgConnection, version: VersionId, marks: &[u8]) -> Result<()> {
+/// Keeps a version's answers to the validation samples, as it was last tried.
+pub(super) async fn set_answered(
+    conn: &mut PgConnection,
+    version: VersionId,
+    round: Option<RoundId>,
+    answered: &Answered,
+) -> Result<()> {
+    let confidences: Vec<u8> = answered.confidences.iter().flat_map(|c| c.to_le_bytes()).collect();
     sqlx::query!(
-        "INSERT INTO control_curve (version_id, marks) VALUES ($1, $2)
-         ON CONFLICT (version_id) DO UPDATE SET marks = EXCLUDED.marks",
+        "INSERT INTO control_curve (version_id, round_id, marks, confidences, pointing) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (version_id) DO UPDATE
+         SET marks = EXCLUDED.marks, confidences = EXCLUDED.confidences, pointing = EXCLUDED.pointing",
         version.0,
-        marks
+        round.map(|round| round.0),
+        answered.marks,
+        confidences,
+        answered.pointing
     )
     .execute(conn)
     .await?;
@@ -131,6 +135,21 @@ async fn enqueue(conn: &mut PgConnection, pool: PoolId, round: RoundId, now: Tim
 }
 
 impl Store {
+    /// A version's answers to the validation samples as it was last tried; none where they were not kept.
+    pub async fn answered(&self, version: VersionId) -> Result<Option<Answered>> {
+        let row = sqlx::query!(
+            r#"SELECT marks, confidences AS "confidences!", pointing FROM control_curve
+               WHERE version_id = $1 AND confidences IS NOT NULL"#,
+            version.0
+        );
+        let row = row.fetch_optional(&self.pool).await?;
+        Ok(row.map(|r| Answered {
+            marks: r.marks,
+            confidences: r.confidences.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            pointing: r.pointing,
+        }))
+    }
+
     /// Every version that was tried on the validation split, the oldest first, with its shadow.
     pub async fn control_curve(&self, pool: PoolId) -> Result<Vec<CurvePoint>> {
         let rows = sqlx::query!(

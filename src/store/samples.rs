@@ -1,7 +1,7 @@
 //! Samples: added in bulk under the client's ids, read by name and by pages.
 
 use super::{Store, micros, text};
-use crate::domain::{Error, NewSample, PoolId, Result, Sample, SampleId, SampleState, Split, Time};
+use crate::domain::{Error, NewSample, PoolId, Region, Result, Sample, SampleId, SampleState, Split, Time};
 use sqlx::types::Json;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
@@ -56,6 +56,8 @@ pub(super) struct SampleRow {
     pub(super) metadata: Metadata,
     pub(super) split: String,
     pub(super) reference_answer: Option<String>,
+    pub(super) slice: String,
+    pub(super) regions: Json<Vec<Region>>,
     pub(super) state: String,
     pub(super) created_at: Time,
 }
@@ -72,6 +74,8 @@ impl SampleRow {
             metadata: self.metadata.0,
             split: text::parse(&self.split)?,
             reference_answer: self.reference_answer,
+            slice: self.slice,
+            regions: self.regions.0,
         };
         let state = text::parse(&self.state)?;
         Ok(Sample { id: SampleId(self.id), content, state, created_at: self.created_at })
@@ -85,7 +89,8 @@ macro_rules! sample_rows {
             crate::store::samples::SampleRow,
             r#"SELECT s.id, s.name, s.image_keys, s.question, s.paraphrases, s.choices, s.group_name,
                s.metadata AS "metadata: crate::store::samples::Metadata", s.split,
-               s.reference_answer, s.state, s.created_at FROM samples s "# + $tail $(, $arg)*
+               s.reference_answer, s.slice, s.regions AS "regions: sqlx::types::Json<Vec<crate::domain::Region>>",
+               s.state, s.created_at FROM samples s "# + $tail $(, $arg)*
         )
     };
 }
@@ -100,16 +105,18 @@ impl Store {
         let names = column(|s| s.name.clone());
         let hashes: Vec<Vec<u8>> = new.iter().map(|s| s.content_sha256.to_vec()).collect();
         let metadata: Vec<_> = new.iter().map(|s| Json(&s.sample.metadata)).collect();
+        let regions: Vec<_> = new.iter().map(|s| Json(&s.sample.regions)).collect();
         let references: Vec<_> = new.iter().map(|s| s.sample.reference_answer.clone()).collect();
         let mut tx = self.pool.begin().await?;
         let stored = sqlx::query_scalar!(
             "INSERT INTO samples (id, pool_id, name, content_sha256, image_keys, question, choices, group_name, metadata,
-                                  split, reference_answer, paraphrases, created_at)
+                                  split, reference_answer, paraphrases, slice, regions, created_at)
              SELECT n.id, $1, n.name, n.hash, n.keys::text[], n.question, n.choices::text[], n.grp, n.metadata, n.split,
-                    n.reference, n.paraphrases::text[], $2
+                    n.reference, n.paraphrases::text[], n.slice, n.regions, $2
              FROM unnest($3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[], $9::text[],
-                         $10::jsonb[], $11::text[], $12::text[], $13::text[])
-                  AS n(id, name, hash, keys, question, choices, grp, metadata, split, reference, paraphrases)
+                         $10::jsonb[], $11::text[], $12::text[], $13::text[], $14::text[], $15::jsonb[])
+                  AS n(id, name, hash, keys, question, choices, grp, metadata, split, reference, paraphrases, slice,
+                       regions)
              WHERE EXISTS (SELECT 1 FROM pools WHERE id = $1 AND state = 'ACTIVE')
              ORDER BY n.name
              ON CONFLICT (pool_id, name) DO NOTHING RETURNING id",
@@ -126,6 +133,8 @@ impl Store {
             &column(|s| text::of(&s.split)),
             &references as _,
             &column(|s| text::array(&s.paraphrases)),
+            &column(|s| s.slice.clone()),
+            regions as _,
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -233,6 +242,25 @@ impl Store {
             text::of(&split)
         );
         Ok(count.fetch_one(&self.pool).await?)
+    }
+
+    /// The first samples of a split, of one image each, whose evidence is known.
+    pub async fn samples_with_regions(
+        &self,
+        pool: PoolId,
+        split: Split,
+        limit: usize,
+    ) -> Result<Vec<Sample>> {
+        let rows = sample_rows!(
+            "WHERE s.pool_id = $1 AND s.split = $2 AND s.state <> 'REJECTED' AND s.regions <> '[]'
+             AND cardinality(s.image_keys) = 1 ORDER BY s.id LIMIT $3",
+            pool.0,
+            text::of(&split),
+            limit as i64
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(SampleRow::into_sample).collect()
     }
 
     /// Samples of a split that were not rejected, for evaluation, by pages.

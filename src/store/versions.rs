@@ -1,11 +1,11 @@
-//! Model versions: read, proven, committed by the training that made them, rolled back.
+//! Model versions: read, proven, committed by the training that made them.
 
-use super::{Store, jobs, meter, micros, pools, rounds, text};
+use super::{Store, jobs, meter, micros, pools, promotion, retention, rounds, text};
 use crate::domain::{
-    Advice, Error, Evaluation, GateVerdict, Job, JobId, PoolId, Result, Savings, Time, Version, VersionId,
-    VersionState,
+    Advice, Answered, Error, Evaluation, GateVerdict, Job, JobId, PoolId, Result, Savings, Time, Version,
+    VersionId, VersionState,
 };
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
 
 /// A trained candidate with the gate's verdict.
@@ -23,8 +23,8 @@ pub struct NewVersion {
     pub test: Option<Evaluation>,
     /// Whether it serves from now on, and why.
     pub gate: GateVerdict,
-    /// One byte per validation sample, in the order of ids: 1 right, 0 wrong, 2 not read.
-    pub marks: Vec<u8>,
+    /// Its answers to the validation samples, in the order of ids.
+    pub answered: Answered,
     /// Labels saved, as far as the shadows so far tell.
     pub savings: Option<Savings>,
     /// Whether more labels pay.
@@ -32,23 +32,25 @@ pub struct NewVersion {
 }
 
 pub(super) struct VersionRow {
-    id: Uuid,
-    number: i64,
-    state: String,
-    blob_key: Option<String>,
-    base_sha256: String,
-    round: Option<i64>,
-    training_id: Option<Uuid>,
-    label_count: i64,
-    validation: Option<Json<Evaluation>>,
-    test: Option<Json<Evaluation>>,
-    gate: Option<Json<GateVerdict>>,
-    created_at: Time,
-    promoted_at: Option<Time>,
+    pub(super) id: Uuid,
+    pub(super) number: i64,
+    pub(super) state: String,
+    pub(super) blob_key: Option<String>,
+    pub(super) base_sha256: String,
+    pub(super) round: Option<i64>,
+    pub(super) training_id: Option<Uuid>,
+    pub(super) label_count: i64,
+    pub(super) validation: Option<Json<Evaluation>>,
+    pub(super) test: Option<Json<Evaluation>>,
+    pub(super) gate: Option<Json<GateVerdict>>,
+    pub(super) created_at: Time,
+    pub(super) promoted_at: Option<Time>,
+    pub(super) pinned: bool,
+    pub(super) weights_expired_at: Option<Time>,
 }
 
 impl VersionRow {
-    fn into_version(self) -> Result<Version> {
+    pub(super) fn into_version(self) -> Result<Version> {
         Ok(Version {
             id: VersionId(self.id),
             number: self.number,
@@ -63,6 +65,8 @@ impl VersionRow {
             gate: self.gate.map(|j| j.0),
             created_at: self.created_at,
             promoted_at: self.promoted_at,
+            pinned: self.pinned,
+            weights_expired_at: self.weights_expired_at,
         })
     }
 }
@@ -71,15 +75,18 @@ impl VersionRow {
 macro_rules! version_rows {
     ($tail:tt $(, $arg:expr)*) => {
         sqlx::query_as!(
-            VersionRow,
+            crate::store::versions::VersionRow,
             r#"SELECT id, number, state, blob_key, base_sha256, round, training_id, label_count,
-               validation AS "validation: Json<Evaluation>", test AS "test: Json<Evaluation>",
-               gate AS "gate: Json<GateVerdict>", created_at, promoted_at FROM versions "# + $tail $(, $arg)*
+               validation AS "validation: sqlx::types::Json<crate::domain::Evaluation>",
+               test AS "test: sqlx::types::Json<crate::domain::Evaluation>",
+               gate AS "gate: sqlx::types::Json<crate::domain::GateVerdict>", created_at, promoted_at, pinned,
+               weights_expired_at FROM versions "# + $tail $(, $arg)*
         )
     };
 }
+pub(super) use version_rows;
 
-fn missing(name: impl std::fmt::Display) -> Error {
+pub(super) fn missing(name: impl std::fmt::Display) -> Error {
     Error::NotFound { kind: "Version", name: format!("versions/{name}") }
 }
 
@@ -115,16 +122,16 @@ impl Store {
         row.fetch_optional(&self.pool).await?.ok_or_else(|| missing("serving"))?.into_version()
     }
 
-    /// Keeps how well a version does, and on which validation samples; `None` leaves what is there.
+    /// Keeps how well a version does, with its answers to the validation samples; `None` leaves what is there.
     pub async fn store_evaluation(
         &self,
         id: VersionId,
-        validation: Option<(&Evaluation, &[u8])>,
+        validation: Option<(&Evaluation, &Answered)>,
         test: Option<&Evaluation>,
     ) -> Result<()> {
         let mut tx = self.pool.begin().await?;
-        if let Some((_, marks)) = validation {
-            meter::set_marks(&mut tx, id, marks).await?;
+        if let Some((_, answered)) = validation {
+            meter::set_answered(&mut tx, id, None, answered).await?;
         }
         sqlx::query!(
             "UPDATE versions SET validation = COALESCE($2, validation), test = COALESCE($3, test) WHERE id = $1",
@@ -144,7 +151,8 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         jobs::fence(&mut tx, job).await?;
         let policy = pools::lock_active(&mut tx, job.pool_id, None).await?.policy;
-        let replaced = if new.gate.passed { retire(&mut tx, job.pool_id).await? } else { None };
+        let replaced = if new.gate.passed { promotion::retire(&mut tx, job.pool_id).await? } else { None };
+        retention::lock_weights(&mut tx, &new.blob_key).await?;
         let id = VersionId::new();
         let state = if new.gate.passed { VersionState::Serving } else { VersionState::Refused };
         let row = version_rows!("WHERE id = $1", id.0);
@@ -180,108 +188,4 @@ impl Store {
         tx.commit().await?;
         Ok(version)
     }
-
-    /// Lets an earlier version serve again: number `to`, or the one that served when the present one was promoted. The
-    /// round at work ends and the next one opens on that version.
-    ///
-    /// Only versions that served once can: a refused one never passed the gate. Without `to` each call goes one step
-    /// back, a repeated one too, unless `etag` says from where.
-    pub async fn rollback(
-        &self,
-        pool: PoolId,
-        to: Option<i64>,
-        etag: Option<Uuid>,
-        now: Time,
-    ) -> Result<Version> {
-        let now = micros(now);
-        let mut tx = self.pool.begin().await?;
-        // Jobs come before the pool in the order of locks.
-        sqlx::query!(
-            "SELECT id FROM jobs WHERE pool_id = $1 AND state IN ('QUEUED', 'RUNNING') ORDER BY id FOR UPDATE",
-            pool.0
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        pools::lock_active(&mut tx, pool, etag).await?;
-        let target = version_rows!(
-            "WHERE pool_id = $1 AND number = COALESCE($2,
-                 (SELECT s.replaced FROM versions s WHERE s.pool_id = $1 AND s.state = 'SERVING'))",
-            pool.0,
-            to
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        let target = match (target, to) {
-            (Some(row), _) => row.into_version()?,
-            (None, Some(number)) => return Err(missing(number)),
-            (None, None) => {
-                return Err(Error::NotReady(
-                    "no version served before the present one: there is nothing to go back to".to_owned(),
-                ));
-            }
-        };
-        match target.state {
-            VersionState::Serving => return Ok(target),
-            VersionState::Refused => {
-                let text = format!(
-                    "version {} did not pass the gate: name one that served, or loosen the gate and train again",
-                    target.number
-                );
-                return Err(Error::NotReady(text));
-            }
-            VersionState::Retired => {}
-        }
-        retire(&mut tx, pool).await?;
-        sqlx::query!(
-            "UPDATE versions SET state = 'SERVING', promoted_at = $2 WHERE id = $1",
-            target.id.0,
-            now
-        )
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query!(
-            "UPDATE pools SET etag = $2, updated_at = $3 WHERE id = $1",
-            pool.0,
-            Uuid::now_v7(),
-            now
-        )
-        .execute(&mut *tx)
-        .await?;
-        pools::bump(&mut tx, pool).await?;
-        begin_anew(&mut tx, pool, target.number, now).await?;
-        let version =
-            version_rows!("WHERE id = $1", target.id.0).fetch_one(&mut *tx).await?.into_version()?;
-        tx.commit().await?;
-        Ok(version)
-    }
-}
-
-/// Ends the round at work, which rests on the version that went, with its jobs, and opens the next one.
-///
-/// Labels that no training has learnt from count on, those of a training under way too.
-async fn begin_anew(conn: &mut PgConnection, pool: PoolId, number: i64, now: Time) -> Result<()> {
-    let newest = rounds::newest(&mut *conn, pool).await?;
-    let Some(round) = newest.filter(|round| rounds::is_live(round.state)) else { return Ok(()) };
-    let reason = format!("rolled back to version {number}");
-    sqlx::query!(
-        "UPDATE jobs SET state = 'CANCELLED', finished_at = $2, error = $3
-         WHERE pool_id = $1 AND state IN ('QUEUED', 'RUNNING') AND kind NOT IN ('DELETE_POOL', 'SHADOW')",
-        pool.0,
-        now,
-        reason
-    )
-    .execute(&mut *conn)
-    .await?;
-    rounds::set_failed(&mut *conn, pool, round.id, &reason, now).await?;
-    rounds::open_next(conn, pool, now).await?;
-    Ok(())
-}
-
-/// Ends the service of the version that serves; the answer is its number.
-async fn retire(conn: &mut PgConnection, pool: PoolId) -> Result<Option<i64>> {
-    let retired = sqlx::query_scalar!(
-        "UPDATE versions SET state = 'RETIRED' WHERE pool_id = $1 AND state = 'SERVING' RETURNING number",
-        pool.0
-    );
-    Ok(retired.fetch_optional(conn).await?)
 }

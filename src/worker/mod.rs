@@ -90,6 +90,13 @@ impl Worker {
             Ok(swept) => tracing::debug!(swept, "checkpoints of ended trainings deleted"),
             Err(error) => tracing::warn!(%error, "checkpoints of ended trainings stay for now"),
         }
+        match self.service.sweep_weights().await {
+            Ok(0) => {}
+            Ok(swept) => {
+                tracing::info!(swept, "weights of old versions deleted, as their pools' policies say")
+            }
+            Err(error) => tracing::warn!(%error, "weights of old versions stay for now"),
+        }
     }
 
     /// Does one job, if there is one.

@@ -1,6 +1,6 @@
 //! The loop over the wire: a whole round, watching it, going back.
 
-use crate::support::{ANSWERS, ask, last_part, png, predict, refused, spawn_app};
+use crate::support::{ANSWERS, ask, last_part, png, policy, predict, refused, spawn_app};
 use active_vlm::grpc::pb::{self, round::State, version::State as VersionState};
 use tonic::Code;
 
@@ -124,4 +124,42 @@ async fn rollback_serves_the_version_before_and_an_old_etag_is_refused() {
     app.run_pending_jobs().await;
     let next = app.client.lease(&pool, "ann", 4, "r3").await;
     assert!(next.queries.iter().all(|query| last_part(&query.version) == "0"), "{next:?}");
+}
+
+#[tokio::test]
+async fn an_operator_overrules_the_gate_and_keeps_a_version_for_good() {
+    let app = spawn_app().await;
+    // Nothing is ever shown to be better on four samples.
+    let gate = pb::GatePolicy { require_better: Some(true), ..Default::default() };
+    let pool = app.client.filled_pool_with("p", pb::Policy { gate: Some(gate), ..policy() }, 20).await;
+    app.client.next_batch(ask(&pool, "ann", 4, "r1")).await.expect("an answer");
+    app.run_pending_jobs().await;
+    let batch = app.client.lease(&pool, "ann", 4, "r1").await;
+    app.client.label(&pool, "ann", "l1", &batch).await;
+    app.run_pending_jobs().await;
+    let refused_one = app.client.versions(&pool).await.remove(0);
+    assert_eq!((refused_one.number, refused_one.state()), (1, VersionState::Refused));
+    let reasons = &refused_one.gate.as_ref().expect("a verdict").reasons;
+    assert!(reasons[0].starts_with("accuracy ") && reasons[0].contains("95 % interval"), "{reasons:?}");
+
+    let mut models = app.client.models.clone();
+    let name = refused_one.name.clone();
+    let stale = pb::PromoteVersionRequest { name: name.clone(), etag: uuid::Uuid::nil().to_string() };
+    refused(models.promote_version(stale).await, Code::Aborted, "ETAG_MISMATCH");
+    let promote = pb::PromoteVersionRequest { name: name.clone(), etag: String::new() };
+    let served = models.promote_version(promote).await.expect("a version that serves").into_inner();
+    assert_eq!((served.number, served.state()), (1, VersionState::Serving));
+    let gate = served.gate.expect("a verdict");
+    assert!(
+        !gate.passed && gate.reasons.last().is_some_and(|line| line.starts_with("overruled")),
+        "{gate:?}"
+    );
+
+    let pin = |pinned| pb::UpdateVersionRequest {
+        version: Some(pb::Version { name: name.clone(), pinned, ..Default::default() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["pinned".into()] }),
+    };
+    assert!(models.update_version(pin(true)).await.expect("a version").into_inner().pinned);
+    assert!(app.client.versions(&pool).await[0].pinned);
+    assert!(!models.update_version(pin(false)).await.expect("a version").into_inner().pinned);
 }

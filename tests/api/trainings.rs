@@ -1,7 +1,10 @@
 //! Trainings on request: started once however often asked for, followed, stopped.
 
 use crate::support::{Client, ask, policy, refused, spawn_app};
-use active_vlm::grpc::pb::{self, round::State as RoundState, training::State};
+use active_vlm::{
+    grpc::pb::{self, round::State as RoundState, training::State},
+    lab::train,
+};
 use tonic::{Code, Status};
 
 async fn start(client: &Client, pool: &str, request_id: &str) -> Result<pb::Training, Status> {
@@ -68,4 +71,82 @@ async fn a_cancelled_training_makes_no_version_and_the_next_one_learns_from_its_
     let done = get(&app.client, &again.name).await;
     assert_eq!(done.state(), State::Succeeded);
     assert_eq!(app.client.versions(&pool).await[0].label_count, 4);
+}
+
+async fn steps(client: &Client, training: &str, page_size: i32, every: i32) -> Vec<pb::TrainingStep> {
+    let mut request =
+        pb::ListTrainingStepsRequest { parent: training.to_owned(), page_size, every, ..Default::default() };
+    let mut found = Vec::new();
+    loop {
+        let page = client.trainings.clone().list_training_steps(request.clone()).await;
+        let page = page.expect("a page").into_inner();
+        found.extend(page.steps);
+        if page.next_page_token.is_empty() {
+            return found;
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+#[tokio::test]
+async fn whoever_follows_a_training_sees_its_steps_and_its_end() {
+    let app = spawn_app().await;
+    let pool = by_hand(&app).await;
+    let batch = app.client.lease(&pool, "ann", 4, "r1").await;
+    app.client.label(&pool, "ann", "l1", &batch).await;
+    let asked = start(&app.client, &pool, "t1").await.expect("a training");
+
+    // The command joins what was asked for, watchers see its figures, and both end with it.
+    let args = train::Args { pool: "p".to_owned(), follow: true, server: format!("http://{}", app.address) };
+    let told = app.client.until(&pool, |event| {
+        let progress = event.training.as_ref().and_then(|training| training.progress.as_ref());
+        progress.is_some_and(|progress| progress.done_count > 0 && progress.phase == "training")
+    });
+    let (ended, told, _) = tokio::join!(train::run(&args), told, app.run_pending_jobs());
+    assert_eq!(ended.expect("an ending"), train::Ending::Succeeded);
+    let told = told.expect("an event").training.and_then(|training| training.progress).expect("progress");
+    assert!(told.total_count == 3 && told.tokens_per_second > 0.0 && told.eta_seconds.is_some(), "{told:?}");
+    assert!(told.loss > 0.0 && told.loss_parts.contains_key("direct"), "{told:?}");
+
+    let all = steps(&app.client, &asked.name, 2, 0).await;
+    assert_eq!(all.iter().map(|step| step.step).collect::<Vec<_>>(), [1, 2, 3], "two pages");
+    assert!(
+        all.iter().all(|s| s.loss > 0.0 && s.tokens > 0 && s.learning_rate > 0.0 && s.gradient_norm > 0.0)
+    );
+    assert!(all.iter().all(|step| step.seconds > 0.0 && step.loss_parts["direct"] > 0.0), "{all:?}");
+    let thin = steps(&app.client, &asked.name, 0, 5).await;
+    assert_eq!(thin.iter().map(|step| step.step).collect::<Vec<_>>(), [1, 3], "the first and the newest");
+    let request = pb::ListTrainingStepsRequest { parent: pool, every: -1, ..Default::default() };
+    refused(
+        app.client.trainings.clone().list_training_steps(request).await,
+        Code::InvalidArgument,
+        "INVALID_REQUEST",
+    );
+}
+
+#[tokio::test]
+async fn following_a_training_that_is_stopped_ends_with_a_failure() {
+    let app = spawn_app().await;
+    let pool = by_hand(&app).await;
+    let args = train::Args { pool: "p".to_owned(), follow: true, server: format!("http://{}", app.address) };
+    let nothing = train::run(&args).await.expect_err("there are no labels");
+    assert!(nothing.to_string().contains("submit labels first"), "{nothing}");
+    let batch = app.client.lease(&pool, "ann", 4, "r1").await;
+    app.client.label(&pool, "ann", "l1", &batch).await;
+    let started = train::run(&train::Args { follow: false, ..args.clone() }).await.expect("a start");
+    assert_eq!(started, train::Ending::Started);
+    // Whatever waits is stopped, the one that is followed and, where that was quicker, the one it joined no more.
+    let stop = async {
+        loop {
+            let list = pb::ListTrainingsRequest { parent: pool.clone(), ..Default::default() };
+            let all =
+                app.client.trainings.clone().list_trainings(list).await.expect("trainings").into_inner();
+            for waiting in all.trainings.iter().filter(|training| training.state() == State::Queued) {
+                cancel(&app.client, &waiting.name).await.expect("a training that waits");
+            }
+        }
+    };
+    let ended =
+        tokio::select! { ended = train::run(&args) => ended, () = stop => unreachable!("it has no end") };
+    assert_eq!(ended.expect("an ending"), train::Ending::Failed);
 }

@@ -7,17 +7,30 @@
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gate {
-    /// Accuracy it may lose, in [0, 1].
+    /// Accuracy it may lose, on the whole and in every slice: refused where more has been shown lost. In [0, 1].
     pub max_accuracy_drop: f64,
     /// Expected calibration error it may gain, in [0, 1].
     pub max_calibration_rise: f64,
+    /// Share of the samples without an answer that it may answer more often, in [0, 1].
+    pub max_hallucination_rise: f64,
+    /// Share of the samples with known evidence that it may look away from more often, in [0, 1].
+    pub max_pointing_drop: f64,
+    /// Whether it must be shown to answer more samples rightly.
+    pub require_better: bool,
     /// Whether versions are judged by their answers after reasoning, and not by direct ones.
     pub after_reasoning: bool,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { max_accuracy_drop: 0.01, max_calibration_rise: 0.20, after_reasoning: false }
+        Self {
+            max_accuracy_drop: 0.01,
+            max_calibration_rise: 0.20,
+            max_hallucination_rise: 0.01,
+            max_pointing_drop: 0.05,
+            require_better: false,
+            after_reasoning: false,
+        }
     }
 }
 
@@ -66,6 +79,22 @@ pub struct Meter {
 impl Default for Meter {
     fn default() -> Self {
         Self { shadow: true }
+    }
+}
+
+/// Whose weights are kept beside the base's, the serving version's and those of pinned ones.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Of the newest versions that the gate refused, so many.
+    pub keep_refused: u32,
+    /// Of those that served, the last so many.
+    pub keep_retired: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { keep_refused: 5, keep_retired: 20 }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::{
     Check, known,
-    policy::{strategy, strategy_of},
     provenance::provenance,
     selection::{DEFAULT_SIZE, arm, fallback, same_pool, uncertainty},
+    strategy::{strategy, strategy_of},
 };
 use crate::{
     domain::Result,

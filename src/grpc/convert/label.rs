@@ -8,13 +8,15 @@ use std::time::Duration;
 use super::{
     super::status::clip,
     Check, duration, known,
+    round::count,
+    sample::{regions, regions_of},
     selection::{arm, same_pool, sample_of},
     timestamp,
 };
 use crate::{
     domain::{Answer, Content, Label, LeaseId, NewLabel, Result, Verdict, VerdictCode},
     grpc::{names, page::Paged, pb},
-    service::SubmitLabels,
+    service::{SubmitLabels, SuspectLabel},
 };
 
 /// Reads a submission of at most `max` labels; of more none is looked at.
@@ -75,7 +77,7 @@ fn new_label(check: &mut Check, i: usize, label: pb::LabelInput, pool: &str) -> 
 }
 
 fn read_answer(answer: pb::Answer) -> Answer {
-    let regions = answer.regions.iter().map(|r| [r.x_min, r.y_min, r.x_max, r.y_max]).collect();
+    let regions = regions_of(&answer.regions);
     let rejected = answer.rejected_reasonings.into_iter().map(|r| r.steps).collect();
     Answer { text: answer.text, reasoning: answer.reasoning_steps, regions, rejected }
 }
@@ -160,17 +162,28 @@ pub(in crate::grpc) fn label(pool: &str, label: &Label) -> pb::Label {
 }
 
 fn write_answer(answer: &Answer) -> pb::Answer {
-    let regions = answer.regions.iter();
-    let regions = regions.map(|&[x_min, y_min, x_max, y_max]| pb::Region { x_min, y_min, x_max, y_max });
     pb::Answer {
         text: answer.text.clone(),
         reasoning_steps: answer.reasoning.clone(),
-        regions: regions.collect(),
+        regions: regions(&answer.regions),
         rejected_reasonings: answer
             .rejected
             .iter()
             .map(|steps| pb::Reasoning { steps: steps.clone() })
             .collect(),
+    }
+}
+
+pub(in crate::grpc) fn suspect(pool: &str, suspect: &SuspectLabel) -> pb::SuspectLabel {
+    let [answer_probability, suggested_probability] = suspect.probabilities;
+    pb::SuspectLabel {
+        sample: names::child(pool, "samples", &suspect.sample),
+        answer: suspect.answer.clone(),
+        suggested_answer: suspect.suggested.clone(),
+        answer_probability,
+        suggested_probability,
+        label_count: count(suspect.labels),
+        vote_count: count(suspect.votes),
     }
 }
 

@@ -15,14 +15,15 @@ mod round;
 mod sample;
 mod selection;
 mod stage;
+mod strategy;
 mod training_policy;
 
 pub(super) use explanation::{explain, explanation, preview, preview_batch, replay, replay_of};
 pub(super) use import::import_item;
-pub(super) use label::{label, list_labels, submit_labels, verdict};
-pub(super) use model::{predict, prediction, rollback, version};
+pub(super) use label::{label, list_labels, submit_labels, suspect, verdict};
+pub(super) use model::{predict, prediction, promote, rollback, update_version, version};
 pub(super) use pool::{create_pool, pool, pool_patch};
-pub(super) use round::{metrics, round, training};
+pub(super) use round::{list_training_steps, metrics, round, training, training_step};
 pub(super) use sample::{Image, Incoming, image_input, image_key, list_samples, sample, sample_input};
 pub(super) use selection::{batch, held_lease, lease, next_batch, release, renew};
 pub(super) use stage::pin_stage;

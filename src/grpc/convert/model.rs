@@ -54,6 +54,26 @@ pub(in crate::grpc) fn rollback(
     check.done((pool, version, etag))
 }
 
+/// Pool, version, etag.
+pub(in crate::grpc) fn promote(request: &pb::PromoteVersionRequest) -> Result<(String, i64, Option<Uuid>)> {
+    let mut check = Check::default();
+    let (pool, number) = check.take(names::parse_number("name", &request.name, "versions"));
+    let etag = (!request.etag.is_empty()).then(|| check.take(names::parse_token("etag", &request.etag)));
+    check.done((pool, number, etag))
+}
+
+/// Pool, version, whether it is to be pinned.
+pub(in crate::grpc) fn update_version(request: &pb::UpdateVersionRequest) -> Result<(String, i64, bool)> {
+    let mut check = Check::default();
+    let version = request.version.clone().unwrap_or_default();
+    let (pool, number) = check.take(names::parse_number("version.name", &version.name, "versions"));
+    for path in request.update_mask.iter().flat_map(|mask| &mask.paths) {
+        let text = format!("{path:?} is no field that can be changed: name pinned");
+        check.that(matches!(path.as_str(), "pinned" | "*"), "update_mask", text);
+    }
+    check.done((pool, number, version.pinned))
+}
+
 fn version_of(check: &mut Check, name: &str, pool: &str) -> Option<i64> {
     (!name.is_empty()).then(|| {
         let (of, number) = check.take(names::parse_number("version", name, "versions"));
@@ -115,6 +135,8 @@ pub(in crate::grpc) fn version(pool: &str, version: &Version) -> pb::Version {
         gate: gate.map(|g| pb::GateVerdict { passed: g.passed, reasons: g.reasons.clone() }),
         create_time: Some(timestamp(version.created_at)),
         promote_time: version.promoted_at.map(timestamp),
+        pinned: version.pinned,
+        weights_expire_time: version.weights_expired_at.map(timestamp),
     }
 }
 
@@ -126,6 +148,9 @@ pub(super) fn evaluation(evaluation: &Evaluation) -> pb::Evaluation {
         loss: evaluation.loss,
         group_accuracy: evaluation.group_accuracy.clone(),
         reasoned: evaluation.reasoned,
+        slice_accuracy: evaluation.slice_accuracy.clone(),
+        hallucination_rate: evaluation.hallucination_rate,
+        pointing_accuracy: evaluation.pointing_accuracy,
     }
 }
 
@@ -151,6 +176,22 @@ mod tests {
         let Error::Invalid(found) = predict(request, 1).unwrap_err() else { panic!("violations") };
         let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["version", "question", "images", "images[0]"]);
+    }
+
+    #[test]
+    fn nothing_but_the_pin_of_a_version_can_be_changed() {
+        let version = pb::Version { name: "pools/a/versions/3".into(), pinned: true, ..Default::default() };
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["pinned".into()] });
+        let request = pb::UpdateVersionRequest { version: Some(version), update_mask };
+        assert_eq!(update_version(&request).unwrap(), ("a".into(), 3, true));
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["state".into()] });
+        let Error::Invalid(found) =
+            update_version(&pb::UpdateVersionRequest { version: None, update_mask }).unwrap_err()
+        else {
+            panic!("violations")
+        };
+        let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["version.name", "update_mask"]);
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Policies: a field left out of the wire is the domain's default; answers have every field set.
 
-use super::{Check, duration, known, training_policy};
+use super::{
+    Check, duration, known,
+    strategy::{strategy, strategy_of},
+    training_policy,
+};
 use crate::{
-    domain::{Adaptive, Funnel, Gate, Meter, Policy, Stopping, Strategy},
+    domain::{Adaptive, Funnel, Gate, Meter, Policy, Retention, Stopping},
     grpc::pb,
 };
 
@@ -15,6 +19,7 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
     let adaptive = wire.adaptive.unwrap_or_default();
     let stopping = wire.stopping.unwrap_or_default();
     let meter = wire.meter.unwrap_or_default();
+    let retention = wire.retention.unwrap_or_default();
     let funnel = wire.funnel.unwrap_or_default();
     let policy = Policy {
         strategy: match check.take(known(&field("strategy"), wire.strategy).map(Some)) {
@@ -36,6 +41,9 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
         gate: Gate {
             max_accuracy_drop: gate.max_accuracy_drop.unwrap_or(usual.gate.max_accuracy_drop),
             max_calibration_rise: gate.max_calibration_rise.unwrap_or(usual.gate.max_calibration_rise),
+            max_hallucination_rise: gate.max_hallucination_rise.unwrap_or(usual.gate.max_hallucination_rise),
+            max_pointing_drop: gate.max_pointing_drop.unwrap_or(usual.gate.max_pointing_drop),
+            require_better: gate.require_better.unwrap_or(usual.gate.require_better),
             after_reasoning: gate.after_reasoning.unwrap_or(usual.gate.after_reasoning),
         },
         seed: wire.seed.unwrap_or(usual.seed),
@@ -51,6 +59,10 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
             price_per_label: stopping.price_per_label.or(usual.stopping.price_per_label),
         },
         meter: Meter { shadow: meter.shadow.unwrap_or(usual.meter.shadow) },
+        retention: Retention {
+            keep_refused: retention.keep_refused.unwrap_or(usual.retention.keep_refused),
+            keep_retired: retention.keep_retired.unwrap_or(usual.retention.keep_retired),
+        },
         abstention: wire.abstention.clone().unwrap_or(usual.abstention),
         max_per_image: wire.max_per_image.or(usual.max_per_image),
         max_per_family: wire.max_per_family.or(usual.max_per_family),
@@ -95,6 +107,9 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
         gate: Some(pb::GatePolicy {
             max_accuracy_drop: Some(policy.gate.max_accuracy_drop),
             max_calibration_rise: Some(policy.gate.max_calibration_rise),
+            max_hallucination_rise: Some(policy.gate.max_hallucination_rise),
+            max_pointing_drop: Some(policy.gate.max_pointing_drop),
+            require_better: Some(policy.gate.require_better),
             after_reasoning: Some(policy.gate.after_reasoning),
         }),
         seed: Some(policy.seed),
@@ -108,6 +123,10 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
             price_per_label: policy.stopping.price_per_label,
         }),
         meter: Some(pb::MeterPolicy { shadow: Some(policy.meter.shadow) }),
+        retention: Some(pb::RetentionPolicy {
+            keep_refused: Some(policy.retention.keep_refused),
+            keep_retired: Some(policy.retention.keep_retired),
+        }),
         abstention: Some(policy.abstention.clone()),
         max_per_image: policy.max_per_image,
         max_per_family: policy.max_per_family,
@@ -122,45 +141,6 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
             max_flips: Some(policy.funnel.max_flips),
         }),
         use_imported: Some(policy.use_imported),
-    }
-}
-
-/// The strategy that the wire means; none where it means the usual one.
-pub(super) fn strategy_of(wire: pb::Strategy) -> Option<Strategy> {
-    Some(match wire {
-        pb::Strategy::Unspecified => return None,
-        pb::Strategy::Random => Strategy::Random,
-        pb::Strategy::Entropy => Strategy::Entropy,
-        pb::Strategy::Margin => Strategy::Margin,
-        pb::Strategy::KCenter => Strategy::KCenter,
-        pb::Strategy::ValueKCenter => Strategy::ValueKCenter,
-        pb::Strategy::Bald => Strategy::Bald,
-        pb::Strategy::Epig => Strategy::Epig,
-        pb::Strategy::Coverage => Strategy::Coverage,
-        pb::Strategy::LogDet => Strategy::LogDet,
-        pb::Strategy::Badge => Strategy::Badge,
-        pb::Strategy::Power => Strategy::Power,
-        pb::Strategy::TypiClust => Strategy::TypiClust,
-        pb::Strategy::ProbCover => Strategy::ProbCover,
-    })
-}
-
-/// A strategy as the wire has it.
-pub(super) fn strategy(strategy: Strategy) -> pb::Strategy {
-    match strategy {
-        Strategy::Random => pb::Strategy::Random,
-        Strategy::Entropy => pb::Strategy::Entropy,
-        Strategy::Margin => pb::Strategy::Margin,
-        Strategy::KCenter => pb::Strategy::KCenter,
-        Strategy::ValueKCenter => pb::Strategy::ValueKCenter,
-        Strategy::Bald => pb::Strategy::Bald,
-        Strategy::Epig => pb::Strategy::Epig,
-        Strategy::Coverage => pb::Strategy::Coverage,
-        Strategy::LogDet => pb::Strategy::LogDet,
-        Strategy::Badge => pb::Strategy::Badge,
-        Strategy::Power => pb::Strategy::Power,
-        Strategy::TypiClust => pb::Strategy::TypiClust,
-        Strategy::ProbCover => pb::Strategy::ProbCover,
     }
 }
 
@@ -184,7 +164,14 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
             old.gate.get_or_insert_default(),
             new,
             path,
-            [max_accuracy_drop, max_calibration_rise, after_reasoning]
+            [
+                max_accuracy_drop,
+                max_calibration_rise,
+                max_hallucination_rise,
+                max_pointing_drop,
+                require_better,
+                after_reasoning
+            ]
         );
     }
     if let Some(path) = path.strip_prefix("adaptive.") {
@@ -203,6 +190,10 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
     if let Some(path) = path.strip_prefix("meter.") {
         let new = new.meter.unwrap_or_default();
         return copy!(old.meter.get_or_insert_default(), new, path, [shadow]);
+    }
+    if let Some(path) = path.strip_prefix("retention.") {
+        let new = new.retention.unwrap_or_default();
+        return copy!(old.retention.get_or_insert_default(), new, path, [keep_refused, keep_retired]);
     }
     if path == "abstention" {
         old.abstention.clone_from(&new.abstention);
@@ -240,6 +231,7 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
             adaptive,
             stopping,
             meter,
+            retention,
             max_per_image,
             max_per_family,
             funnel,
@@ -251,7 +243,7 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{InitFrom, Losses, Method, Refinement, Start, Training, TrainingMode};
+    use crate::domain::{InitFrom, Losses, Method, Refinement, Start, Strategy, Training, TrainingMode};
     use std::time::Duration;
 
     #[test]
@@ -289,6 +281,8 @@ mod tests {
             adaptive: Adaptive { enabled: false, bandit: true },
             stopping: Stopping { seconds_per_label: Some(4.5), ..Stopping::default() },
             meter: Meter { shadow: false },
+            retention: Retention { keep_refused: 0, keep_retired: 1 },
+            gate: Gate { require_better: true, max_pointing_drop: 0.5, ..Gate::default() },
             abstention: "no idea".to_owned(),
             strategy: Strategy::TypiClust,
             max_per_image: Some(2),
@@ -320,11 +314,13 @@ mod tests {
             "training.refinement",
             "training.start.init_from",
             "gate.max_accuracy_drop",
+            "gate.require_better",
             "gate",
             "adaptive.bandit",
             "stopping.price_per_label",
             "stopping",
             "meter.shadow",
+            "retention.keep_refused",
             "abstention",
             "max_per_image",
             "max_per_family",

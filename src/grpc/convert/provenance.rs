@@ -1,6 +1,6 @@
 //! How a round's samples were scored and chosen.
 
-use super::{policy::strategy, selection::fallback, timestamp};
+use super::{selection::fallback, strategy::strategy, timestamp};
 use crate::{
     domain::{Dropped, FunnelRun, PlanRun, Provenance, Quarantined, Transform},
     grpc::{names, pb},

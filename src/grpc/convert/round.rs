@@ -1,9 +1,11 @@
 //! Rounds, trainings and figures.
 
-use super::{meter, model::evaluation, policy::strategy, sample, selection, stage, timestamp};
+use super::{Check, meter, model::evaluation, sample, selection, stage, strategy::strategy, timestamp};
 use crate::{
-    domain::{Job, JobState, LabelKind, PoolMetrics, Round, RoundState, Trigger},
-    grpc::{names, pb},
+    domain::{
+        Job, JobId, JobState, LabelKind, PoolMetrics, Result, Round, RoundState, TrainingStep, Trigger,
+    },
+    grpc::{names, page::Paged, pb},
 };
 
 pub(in crate::grpc) fn round(pool: &str, round: &Round) -> pb::Round {
@@ -67,6 +69,9 @@ pub(in crate::grpc) fn training(pool: &str, job: &Job) -> pb::Training {
         done_count: count(job.progress.done),
         total_count: count(job.progress.total),
         loss: job.progress.loss,
+        loss_parts: job.progress.parts.clone(),
+        tokens_per_second: job.progress.tokens_per_second,
+        eta_seconds: job.progress.eta_seconds,
     };
     pb::Training {
         name: names::child(pool, "trainings", job.id),
@@ -82,6 +87,30 @@ pub(in crate::grpc) fn training(pool: &str, job: &Job) -> pb::Training {
         create_time: Some(timestamp(job.created_at)),
         start_time: job.started_at.map(timestamp),
         end_time: job.finished_at.map(timestamp),
+    }
+}
+
+/// Which steps of a training to list: pool, training, how thinned out, page.
+pub(in crate::grpc) fn list_training_steps(
+    request: &pb::ListTrainingStepsRequest,
+) -> Result<(String, JobId, u64, Paged)> {
+    let mut check = Check::default();
+    let (pool, id) = check.take(names::parse_uuid("parent", &request.parent, "trainings"));
+    let every = check.count("every", request.every);
+    let question = ["training_steps", &request.parent, &request.every.to_string()];
+    let paged = Paged::read(&mut check, &question, request.page_size, &request.page_token);
+    check.done((pool, JobId(id), every.max(1) as u64, paged))
+}
+
+pub(in crate::grpc) fn training_step(step: &TrainingStep) -> pb::TrainingStep {
+    pb::TrainingStep {
+        step: count(step.step),
+        loss: step.loss,
+        loss_parts: step.parts.clone(),
+        tokens: count(step.tokens),
+        learning_rate: step.learning_rate,
+        gradient_norm: step.gradient_norm,
+        seconds: step.seconds,
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Check, known, timestamp};
 use crate::{
-    domain::{Error, Result, Sample, SampleState, Split, Violation},
+    domain::{Error, Region, Result, Sample, SampleState, Split, Violation},
     grpc::{names, page::Paged, pb},
     service::IncomingSample,
 };
@@ -59,6 +59,8 @@ pub(in crate::grpc) fn sample_input(input: pb::SampleInput, max_images: usize) -
         metadata: input.metadata,
         split,
         reference_answer: input.reference_answer,
+        slice: input.slice,
+        regions: regions_of(&input.regions),
     };
     check.done(Incoming { sample, images }).map_err(|error| error.to_string())
 }
@@ -137,7 +139,20 @@ pub(in crate::grpc) fn sample(pool: &str, sample: &Sample) -> pb::Sample {
         state: state(sample.state).into(),
         create_time: Some(timestamp(sample.created_at)),
         paraphrases: content.paraphrases.clone(),
+        slice: content.slice.clone(),
+        regions: regions(&content.regions),
     }
+}
+
+/// Boxes as the service has them.
+pub(super) fn regions_of(regions: &[pb::Region]) -> Vec<Region> {
+    regions.iter().map(|r| [r.x_min, r.y_min, r.x_max, r.y_max]).collect()
+}
+
+/// Boxes as the wire has them.
+pub(super) fn regions(regions: &[Region]) -> Vec<pb::Region> {
+    let wire = |&[x_min, y_min, x_max, y_max]: &Region| pb::Region { x_min, y_min, x_max, y_max };
+    regions.iter().map(wire).collect()
 }
 
 pub(super) fn split(split: Split) -> pb::Split {

@@ -51,6 +51,7 @@ fn row(sample: &Sample, annotation: &Annotation, split: &str) -> Row {
         regions,
         family: sample.family.clone(),
         split: split.to_owned(),
+        slice: String::new(),
         choices: sample.choices.clone(),
         paraphrases: sample.paraphrases.clone(),
     }

@@ -45,6 +45,9 @@ pub struct Row {
     /// In `test.jsonl`, the examination that the row belongs to.
     #[serde(default)]
     pub split: String,
+    /// In what the row differs from the usual ones, such as `noise`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub slice: String,
     /// The answers to choose from; none for free text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<String>,
@@ -172,7 +175,7 @@ fn rows(folder: &Path, name: &str, seen: &mut HashSet<String>) -> anyhow::Result
 fn cure(error: &serde_json::Error) -> &'static str {
     if error.is_data() {
         "each line is an object with id, image, question and (in test.jsonl and for experiments) answer, and optionally \
-         reasoning, regions, family, split, choices, paraphrases"
+         reasoning, regions, family, split, slice, choices, paraphrases"
     } else {
         "each line has to be one complete JSON object"
     }

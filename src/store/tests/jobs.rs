@@ -17,7 +17,7 @@ async fn a_dead_workers_job_is_taken_over_and_the_old_attempt_can_commit_nothing
     assert!(!store.heartbeat(&old, None, at(29)).await.unwrap());
     assert!(world.claim_job(JobKind::Train, at(40)).await.is_none(), "it has just beaten");
     store
-        .checkpoint(&old, "blob/40", &job::Progress { done: 40, ..Default::default() }, at(41))
+        .checkpoint(&old, "blob/40", &job::Progress { done: 40, ..Default::default() }, &[], at(41))
         .await
         .unwrap();
     let new = world.claim_job(JobKind::Train, at(80)).await.unwrap();
@@ -25,7 +25,7 @@ async fn a_dead_workers_job_is_taken_over_and_the_old_attempt_can_commit_nothing
     assert_eq!((new.checkpoint_key.as_deref(), new.progress.done), (Some("blob/40"), 40));
     let progress = job::Progress::default();
     assert!(matches!(store.heartbeat(&old, None, at(81)).await, Err(Error::Fenced(_))));
-    assert!(matches!(store.checkpoint(&old, "x", &progress, at(81)).await, Err(Error::Fenced(_))));
+    assert!(matches!(store.checkpoint(&old, "x", &progress, &[], at(81)).await, Err(Error::Fenced(_))));
     assert!(matches!(store.complete_job(&old, at(81)).await, Err(Error::Fenced(_))));
     let fail = store.fail_job(&old, "x", Duration::ZERO, at(81)).await;
     assert!(matches!(fail, Err(Error::Fenced(_))));
@@ -201,4 +201,46 @@ async fn no_row_of_a_purge_makes_postgres_look_through_a_large_table(db: PgPool)
     .await
     .unwrap();
     assert!(slow.is_empty(), "{slow:?}");
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_curve_is_written_in_batches_thinned_out_and_that_of_the_attempt_that_went_on(db: PgPool) {
+    let world = training(db.clone()).await;
+    let store = &world.store;
+    let step = |step: u64, loss: f64| TrainingStep {
+        step,
+        loss,
+        parts: [("direct".to_owned(), loss / 2.0), ("odd".to_owned(), f64::NAN)].into(),
+        tokens: 10 * step,
+        learning_rate: 0.5,
+        gradient_norm: 2.0,
+        seconds: 0.25,
+    };
+    let at_step = |done| job::Progress::of("training", done, 9);
+    let old = world.claim_job(JobKind::Train, at(0)).await.unwrap();
+    let seen = store.round(world.pool.id, 1).await.unwrap().revision;
+    assert!(!store.record_steps(&old, &at_step(2), &[step(1, 5.0), step(2, 4.0)], at(1)).await.unwrap());
+    store.checkpoint(&old, "blob/3", &at_step(3), &[step(3, 3.0)], at(2)).await.unwrap();
+    store.record_steps(&old, &at_step(5), &[step(4, 9.0), step(5, 9.0)], at(3)).await.unwrap();
+    assert!(store.round(world.pool.id, 1).await.unwrap().revision > seen, "watchers see it");
+
+    let new = world.claim_job(JobKind::Train, at(80)).await.unwrap();
+    assert_eq!(new.progress, at_step(5));
+    let fenced = store.record_steps(&old, &at_step(6), &[step(1, 0.0), step(6, 9.0)], at(81)).await;
+    assert!(matches!(fenced, Err(Error::Fenced(_))));
+    assert!(matches!(store.rewind_steps(&old, 0).await, Err(Error::Fenced(_))));
+    store.rewind_steps(&new, 3).await.unwrap();
+    let losses = async |every, after, limit| {
+        let steps = store.training_steps(new.id, every, after, limit).await.unwrap();
+        steps.iter().map(|step| (step.step, step.loss)).collect::<Vec<_>>()
+    };
+    assert_eq!(losses(1, None, 9).await, [(1, 5.0), (2, 4.0), (3, 3.0)]);
+    store.record_steps(&new, &at_step(5), &[step(4, 2.0), step(5, 1.0)], at(82)).await.unwrap();
+    // The same batch again, as after an answer that was lost.
+    store.record_steps(&new, &at_step(5), &[step(4, 2.0), step(5, 1.0)], at(82)).await.unwrap();
+    assert_eq!(losses(1, Some(2), 2).await, [(3, 3.0), (4, 2.0)]);
+    assert_eq!(losses(3, None, 9).await, [(1, 5.0), (4, 2.0), (5, 1.0)], "the newest is always there");
+    let one = store.training_steps(new.id, 1, Some(3), 1).await.unwrap().remove(0);
+    let kept = [("direct".to_owned(), 1.0)].into();
+    assert_eq!(one, TrainingStep { parts: kept, ..step(4, 2.0) }, "what is no number is left out");
 }

@@ -22,7 +22,7 @@ fn trained(labels: i64, marks: &[u8]) -> NewVersion {
         validation: Some(Evaluation { count: marks.len() as u64, accuracy: 0.5, ..Evaluation::default() }),
         test: None,
         gate: GateVerdict { passed: true, reasons: vec![] },
-        marks: marks.to_vec(),
+        answered: Answered { marks: marks.to_vec(), ..Answered::default() },
         savings: Some(Savings::default()),
         advice: Some(Advice::default()),
     }

@@ -6,6 +6,7 @@ mod leases;
 mod meter;
 mod overlap;
 mod pages;
+mod retention;
 mod rounds;
 mod tiers;
 
@@ -172,6 +173,8 @@ fn sample(name: &str, question: &str) -> SampleInsert {
         metadata: [("source".to_owned(), "a \"camera\"".to_owned())].into(),
         split: Split::Pool,
         reference_answer: None,
+        slice: "noise".into(),
+        regions: vec![[0.0, 0.25, 0.5, 1.0]],
     };
     let mut content_sha256 = [0; 32];
     content_sha256[..question.len().min(32)].copy_from_slice(&question.as_bytes()[..question.len().min(32)]);

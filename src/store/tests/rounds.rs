@@ -12,7 +12,7 @@ fn candidate(passed: bool) -> NewVersion {
         validation: Some(Evaluation { count: 9, accuracy: 0.5, ..Evaluation::default() }),
         test: None,
         gate: GateVerdict { passed, reasons: vec!["figures".into()] },
-        marks: Vec::new(),
+        answered: Answered::default(),
         savings: None,
         advice: None,
     }

@@ -58,7 +58,7 @@ async fn a_shard_says_where_its_embeddings_lie_and_a_sample_without_a_score_has_
 async fn a_shard_written_twice_counts_once_and_a_half_written_one_is_done_again(db: PgPool) {
     let world = World::new(db.clone(), policy(), 3).await;
     let (job, version, samples) = scoring(&world).await;
-    let progress = job::Progress { phase: "scoring".into(), done: 2, total: 3, loss: 0.0 };
+    let progress = job::Progress::of("scoring", 2, 3);
     let shard: Vec<_> = samples[..2].iter().map(|s| score(s, 1.0)).collect();
     // The process died between the blob and the rows: nothing of the shard is there.
     assert_eq!(world.store.unscored(world.pool.id, version, None, 9).await.unwrap().len(), 3);

@@ -129,7 +129,7 @@ fn new_version(like: &crate::domain::Version) -> crate::store::NewVersion {
         validation: None,
         test: None,
         gate: like.gate.clone().expect("a verdict"),
-        marks: Vec::new(),
+        answered: Default::default(),
         savings: None,
         advice: None,
     }

@@ -30,15 +30,22 @@ async fn every_sample_is_judged_by_itself_and_repeating_is_harmless(db: PgPool) 
         with(|s| s.reference_answer = Some("purple".to_owned())),
         with(|s| s.choices = vec!["one".to_owned()]),
         with(|s| s.name = "a/b".to_owned()),
+        with(|s| s.regions = vec![[0.5, 0.0, 0.5, 1.0]]),
+        with(|s| s.slice = "two\nlines".to_owned()),
+        with(|s| (s.split, s.reference_answer) = (Split::Pool, None)),
         with(|_| {}),
     ];
     let results = stage.service.add_samples("light", samples.clone()).await.expect("an intake");
     let codes: Vec<ItemCode> = results.iter().map(|r| r.code).collect();
     use ItemCode::{Added, Rejected, Unchanged};
     let mut expected = vec![Added, Unchanged, Rejected, Unchanged];
-    expected.extend([Rejected; 9]);
+    expected.extend([Rejected; 12]);
     expected.push(Added);
     assert_eq!(codes, expected, "{results:#?}");
+    assert!(results[13].reason.contains("region 0") && results[14].reason.contains("slice"), "{results:#?}");
+    assert!(results[15].reason.contains("no reference answer"), "{results:#?}");
+    let known = stage.service.get_sample("light", &samples[16].name).await.expect("the sample").content;
+    assert_eq!((known.slice, known.regions), (samples[16].slice.clone(), vec![[0.0, 0.0, 1.0, 1.0]]));
     assert!(results[10].reason.contains("\"bright\", \"dark\""), "{}", results[10].reason);
     let again = stage.service.add_samples("light", samples).await.expect("an intake");
     assert!(again.iter().all(|r| r.code != Added), "{again:#?}");

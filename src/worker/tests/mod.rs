@@ -5,6 +5,7 @@ mod intake;
 mod meter;
 mod rounds;
 mod selection;
+mod suspects;
 
 use super::*;
 use crate::{
@@ -97,6 +98,13 @@ fn sample(i: u8, split: Split) -> IncomingSample {
         group: "light".to_owned(),
         metadata: Default::default(),
         split,
+        // The picture is of one brightness: its evidence is all of it.
+        regions: reference.iter().map(|_| [0.0, 0.0, 1.0, 1.0]).collect(),
+        slice: if split == Split::Validation && i.is_multiple_of(2) {
+            "even".to_owned()
+        } else {
+            String::new()
+        },
         reference_answer: reference,
     }
 }
@@ -198,7 +206,12 @@ impl Stage {
 
     /// Checkpoints in the blob store.
     fn checkpoints(&self) -> usize {
-        let shards = std::fs::read_dir(self._state.path().join("checkpoints")).into_iter().flatten();
+        self.blobs_of("checkpoints")
+    }
+
+    /// Blobs of a kind.
+    fn blobs_of(&self, folder: &str) -> usize {
+        let shards = std::fs::read_dir(self._state.path().join(folder)).into_iter().flatten();
         shards.flatten().flat_map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten()).count()
     }
 

@@ -1,7 +1,7 @@
 //! Rounds that go well: planned, labelled, trained, promoted, rolled back.
 
 use super::*;
-use crate::domain::{Fallback, Outcome, Trigger, VersionState};
+use crate::domain::{Answered, Fallback, Outcome, Retention, Trigger, VersionState};
 use crate::service::Predict;
 use futures::StreamExt;
 
@@ -90,20 +90,41 @@ async fn the_same_seed_plans_the_same_samples_in_the_same_order(db: PgPool) {
 #[sqlx::test]
 async fn a_candidate_the_gate_refuses_leaves_the_serving_version(db: PgPool) {
     let stage = stage(db).await;
-    let gate = Gate { max_accuracy_drop: 0.0, max_calibration_rise: 0.0, ..Gate::default() };
+    let gate = Gate { require_better: true, ..Gate::default() };
     stage.pool("light", Policy { gate, ..policy() }, 20).await;
     let perfect = crate::domain::Evaluation { count: 6, accuracy: 1.0, ..Default::default() };
+    let answered = Answered { marks: vec![1; 6], confidences: vec![1.0; 6], pointing: vec![1; 6] };
     let base = stage.serving("light").await;
-    stage.service.store.store_evaluation(base.id, Some((&perfect, &[])), None).await.expect("an evaluation");
+    stage
+        .service
+        .store
+        .store_evaluation(base.id, Some((&perfect, &answered)), None)
+        .await
+        .expect("an evaluation");
     stage.labelled_round("light", "r1").await;
     stage.work().await;
     assert_eq!(stage.serving("light").await.number, 0);
     let refused = stage.service.get_version("light", 1).await.expect("the candidate");
     assert_eq!(refused.state, VersionState::Refused);
-    assert!(refused.gate.expect("a verdict").reasons.iter().any(|r| r.contains("refused")));
+    let reasons = refused.gate.expect("a verdict").reasons;
+    assert!(
+        reasons.iter().any(|reason| reason.starts_with("require_better") && reason.ends_with("refused")),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons[0].contains("against 1.0000 serving on 6 samples"),
+        "what was known was not measured anew: {reasons:?}"
+    );
+    assert!(reasons.iter().any(|reason| reason.starts_with("pointing accuracy")), "{reasons:?}");
+    assert!(refused.validation.expect("figures").pointing_accuracy.is_some());
     assert_eq!(states(&stage.rounds("light").await), [RoundState::Done, RoundState::Labelling]);
     let error = stage.service.rollback("light", Some(1), None).await.expect_err("it never served");
     assert!(error.to_string().contains("did not pass the gate"), "{error}");
+    let overruled = stage.service.promote_version("light", 1, None).await.expect("a version that serves");
+    assert_eq!((overruled.number, overruled.state), (1, VersionState::Serving));
+    stage.work().await;
+    let next = stage.ask("light", "ann", 1, "r2").await;
+    assert!(next.queries.iter().all(|query| query.version == 1), "{next:?}");
 }
 
 #[sqlx::test]
@@ -220,4 +241,36 @@ async fn a_batch_that_waits_is_served_when_the_worker_has_planned(db: PgPool) {
         2,
         "what was seen is not shown again"
     );
+}
+
+#[sqlx::test]
+async fn weights_that_nobody_serves_again_are_deleted_after_a_training_and_the_figures_stay(db: PgPool) {
+    let stage = stage(db).await;
+    let retention = Retention { keep_refused: 0, keep_retired: 0 };
+    stage.pool("light", Policy { retention, ..policy() }, 30).await;
+    stage.labelled_round("light", "r1").await;
+    stage.work().await;
+    stage.labelled_round("light", "r2").await;
+    stage.work().await;
+    assert_eq!(stage.serving("light").await.number, 2);
+    assert_eq!(stage.blobs_of("adapters"), 1, "the serving version's");
+    let old = stage.service.get_version("light", 1).await.expect("the version");
+    assert!(
+        old.weights_expired_at.is_some() && old.validation.is_some() && old.blob_key.is_some(),
+        "{old:?}"
+    );
+    let ask = |version| Predict {
+        pool: "light".to_owned(),
+        version: Some(version),
+        images: vec![png(250)],
+        question: QUESTION.to_owned(),
+        ..Predict::default()
+    };
+    let error = stage.service.predict(ask(1)).await.expect_err("its weights are gone, also from memory");
+    assert!(error.to_string().contains("policy's retention"), "{error}");
+    let error = stage.service.rollback("light", None, None).await.expect_err("nothing to serve with");
+    assert!(error.to_string().contains("policy's retention"), "{error}");
+    for version in [0, 2] {
+        stage.service.predict(ask(version)).await.expect("the base and the serving version answer");
+    }
 }

@@ -23,7 +23,7 @@ pub fn policy() -> pb::Policy {
     let gate = pb::GatePolicy {
         max_accuracy_drop: Some(1.0),
         max_calibration_rise: Some(1.0),
-        after_reasoning: None,
+        ..Default::default()
     };
     pb::Policy {
         labels_per_round: Some(4),
