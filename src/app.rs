@@ -257,6 +257,7 @@ pub fn engine_config(settings: &Settings) -> EngineConfig {
     EngineConfig {
         model_dir: engine.model_dir.clone(),
         device: engine.device.clone(),
+        more_devices: engine.more_devices.clone(),
         dtype: engine.dtype.clone(),
         gradient_checkpointing: engine.gradient_checkpointing,
         lora_targets: engine.lora_targets.clone(),

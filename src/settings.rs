@@ -132,8 +132,11 @@ pub struct Images {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Engine {
-    /// `cpu`, `cuda` or `cuda:N`.
+    /// `cpu`, `cuda` or `cuda:N`: it trains, and scores where there is no other.
     pub device: String,
+    /// Further devices, which score and predict beside the first.
+    #[serde(default)]
+    pub more_devices: Vec<String>,
     /// Hugging Face folder of the base model.
     pub model_dir: PathBuf,
     /// What weights are held as: `auto`, `float32`, `bfloat16` or `float16`.
@@ -294,9 +297,19 @@ impl Settings {
                 wrong.push(message.to_owned());
             }
         };
-        let device = self.engine.device.as_str();
-        let numbered = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<u16>().is_ok());
-        check(matches!(device, "cpu" | "cuda") || numbered, "engine.device must be cpu, cuda or cuda:N");
+        let known = |device: &str| {
+            let numbered = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<u16>().is_ok());
+            matches!(device, "cpu" | "cuda") || numbered
+        };
+        check(known(&self.engine.device), "engine.device must be cpu, cuda or cuda:N");
+        let more = &self.engine.more_devices;
+        check(
+            more.iter().all(|device| known(device)),
+            "engine.more_devices must each be cpu, cuda or cuda:N",
+        );
+        let gpus = || std::iter::once(&self.engine.device).chain(more).filter(|device| *device != "cpu");
+        let twice = gpus().enumerate().any(|(at, device)| gpus().take(at).any(|other| other == device));
+        check(!twice, "engine.device and engine.more_devices must name each GPU once");
         check(!self.state_dir.as_os_str().is_empty(), "state_dir must not be empty");
         check(!self.shutdown_grace.is_zero(), "shutdown_grace must be above 0s");
         check(self.grpc.max_message_bytes >= 65_536, "grpc.max_message_bytes must be at least 65536");

@@ -28,9 +28,14 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const CHUNK_BUDGETS: usize = 4;
 
 /// Access to the engine's thread. The thread ends when the last handle is dropped.
+///
+/// With several devices each has a thread and all the weights that serve: scoring is spread over them, predictions go to
+/// the least busy, and training stays on the first.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    /// The other devices' threads.
+    peers: Arc<[Engine]>,
     /// Whether scoring and training wait until nobody else wants anything.
     idle: bool,
 }
@@ -73,11 +78,24 @@ impl Drop for Farewell {
 }
 
 impl Engine {
-    /// Loads the base model on a thread of its own and waits until it is ready.
+    /// Loads the base model on a thread of its own per device and waits until all are ready.
     ///
     /// # Errors
     /// `Device` or `Load`, with the cure.
     pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
+        let one = |device: &String| {
+            Self::on_one_device(EngineConfig {
+                device: device.clone(),
+                more_devices: Vec::new(),
+                ..config.clone()
+            })
+        };
+        let peers = futures::future::try_join_all(config.more_devices.iter().map(one));
+        let (first, peers) = tokio::try_join!(one(&config.device), peers)?;
+        Ok(Self { peers: peers.into(), ..first })
+    }
+
+    async fn on_one_device(config: EngineConfig) -> Result<Self, EngineError> {
         let queue = Arc::new(Queue::new(config.queue));
         let gauges = Arc::new(Gauges::default());
         let (promote, promoted) = watch::channel(None);
@@ -106,14 +124,25 @@ impl Engine {
         // The thread can only fail to answer by a panic while loading.
         let (info, preparer) = introduction.await.unwrap_or(Err(EngineError::Stopped))?;
         let inner = Inner { queue, info, preparer, chunk_tokens, promoted, gauges, ended };
-        Ok(Self { inner: Arc::new(inner), idle: false })
+        Ok(Self { inner: Arc::new(inner), peers: Arc::new([]), idle: false })
     }
 
     /// The same engine for work that nobody waits for: its scoring and training steps go only when nothing else is
     /// queued, so that they delay another command by one step at most.
     #[must_use]
     pub fn idle(&self) -> Self {
-        Self { inner: self.inner.clone(), idle: true }
+        let peers = self.peers.iter().map(Engine::idle).collect();
+        Self { inner: self.inner.clone(), peers, idle: true }
+    }
+
+    /// One per device, the one that trains first.
+    pub(super) fn devices(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.peers.iter())
+    }
+
+    /// The device with the fewest commands waiting.
+    fn least_busy(&self) -> &Self {
+        self.devices().min_by_key(|engine| engine.inner.queue.len()).unwrap_or(self)
     }
 
     pub(super) fn lane(&self, usual: Lane) -> Lane {
@@ -135,16 +164,22 @@ impl Engine {
         &self.inner.preparer
     }
 
-    /// How it is doing, without asking its thread.
+    /// How it is doing, without asking its threads: alive if all devices are; commands and panics of all together.
     pub fn health(&self) -> EngineHealth {
         let Gauges { stopped, panics, resident, forks } = &*self.inner.gauges;
-        EngineHealth {
+        let own = EngineHealth {
             alive: !stopped.load(Ordering::Acquire) && !self.inner.queue.is_closed(),
             queued: self.inner.queue.len(),
             panics: panics.load(Ordering::Relaxed),
             resident: resident.load(Ordering::Relaxed),
             forks: forks.load(Ordering::Relaxed),
-        }
+        };
+        self.peers.iter().map(Engine::health).fold(own, |all, one| EngineHealth {
+            alive: all.alive && one.alive,
+            queued: all.queued + one.queued,
+            panics: all.panics + one.panics,
+            ..all
+        })
     }
 
     /// The version promoted last; changes when `promote` has taken effect.
@@ -154,23 +189,37 @@ impl Engine {
 
     /// Ends the thread after the command it is at; what waits, and later calls, are answered `Stopped`.
     pub fn stop(&self) {
-        self.inner.queue.close();
+        self.devices().for_each(|engine| engine.inner.queue.close());
     }
 
-    /// Waits until the thread has ended: after `stop`, or by a fault.
+    /// Waits until a thread has ended: after `stop`, or by a fault.
     pub async fn stopped(&self) {
-        // The sender goes with the thread, so an error means that it has ended too.
-        let _ = self.inner.ended.clone().wait_for(|ended| *ended).await;
+        let ends = self.devices().map(|engine| {
+            let mut ended = engine.inner.ended.clone();
+            Box::pin(async move {
+                // The sender goes with the thread, so an error means that it has ended too.
+                let _ = ended.wait_for(|ended| *ended).await;
+            })
+        });
+        futures::future::select_all(ends).await;
     }
 
-    /// Makes a version resident from its snapshot. One that is resident already stays as it is.
+    /// Makes a version resident from its snapshot, on every device. One that is resident already stays as it is.
     pub async fn load(&self, version: ModelRef, snapshot: Vec<u8>) -> Result<(), EngineError> {
-        self.call(Lane::Urgent, "load", None, move |machine| machine.load(version, &snapshot)).await
+        let snapshot = Arc::new(snapshot);
+        let loads = self.devices().map(|engine| {
+            let snapshot = snapshot.clone();
+            engine.call(Lane::Urgent, "load", None, move |machine| machine.load(version, &snapshot))
+        });
+        futures::future::try_join_all(loads).await.map(|_| ())
     }
 
-    /// Whether a version is resident.
+    /// Whether a version is resident on every device.
     pub async fn is_loaded(&self, version: ModelRef) -> Result<bool, EngineError> {
-        self.call(Lane::Urgent, "is_loaded", None, move |machine| Ok(machine.is_loaded(version))).await
+        let asked = self.devices().map(|engine| {
+            engine.call(Lane::Urgent, "is_loaded", None, move |machine| Ok(machine.is_loaded(version)))
+        });
+        Ok(futures::future::try_join_all(asked).await?.into_iter().all(|loaded| loaded))
     }
 
     /// Scores questions with a version (none: the base), in direct mode: one answer distribution each.
@@ -195,7 +244,8 @@ impl Engine {
         let work = move |machine: &mut Machine, questions| {
             machine.score_reasoned(Target::Version(version), questions)
         };
-        let (scored, cost) = self.in_pieces("score_reasoned", items, ask, work).await?;
+        let (scored, cost) =
+            self.in_pieces("score_reasoned", Target::Version(version), items, ask, work).await?;
         let scores = scored.into_iter().map(|item| item.map(|scored| scored.score)).collect();
         Ok(ScoreReply { scores, cost })
     }
@@ -224,10 +274,11 @@ impl Engine {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),
         };
-        self.call(Lane::Urgent, "predict", None, move |machine| {
+        let engine = if matches!(target, Target::Fork(_)) { self } else { self.least_busy() };
+        let answer = engine.call(Lane::Urgent, "predict", None, move |machine| {
             machine.predict(target, question, reasoning, attention)
-        })
-        .await
+        });
+        answer.await
     }
 
     /// Answers questions whose right answer is known, in direct mode; one outcome per item, in order.
@@ -249,7 +300,7 @@ impl Engine {
     ) -> Result<Vec<Result<EvalOutcome, ItemError>>, EngineError> {
         let (asked, known) = asked(items);
         let work = move |machine: &mut Machine, questions| machine.score_reasoned(target, questions);
-        let (scored, _) = self.in_pieces("evaluate_reasoned", asked, ask, work).await?;
+        let (scored, _) = self.in_pieces("evaluate_reasoned", target, asked, ask, work).await?;
         Ok(judged(scored, known))
     }
 
@@ -269,7 +320,8 @@ impl Engine {
         let work = move |machine: &mut Machine, questions: Vec<Wordings>| {
             machine.look_deeper(Target::Version(version), &questions.iter().collect::<Vec<_>>(), &how)
         };
-        let (items, cost) = self.in_pieces("look_deeper", items, prepare, work).await?;
+        let (items, cost) =
+            self.in_pieces("look_deeper", Target::Version(version), items, prepare, work).await?;
         Ok(DeepReply { items, cost })
     }
 
@@ -325,6 +377,18 @@ impl Engine {
 
     /// Makes weights resident as `version`, keeps them from eviction before others, and publishes it.
     pub async fn promote(&self, source: Source, version: ModelRef) -> Result<(), EngineError> {
+        // The other devices take the weights first: a version is published when all of them have it.
+        if !self.peers.is_empty() {
+            let theirs = match &source {
+                Source::Fork(fork) => Source::Snapshot(self.snapshot(*fork).await?),
+                other => other.clone(),
+            };
+            let takes = self.peers.iter().map(|engine| {
+                let theirs = theirs.clone();
+                engine.call(Lane::Urgent, "promote", None, move |machine| machine.promote(theirs, version))
+            });
+            futures::future::try_join_all(takes).await?;
+        }
         self.call(Lane::Urgent, "promote", None, move |machine| machine.promote(source, version)).await
     }
 
@@ -347,7 +411,7 @@ impl Engine {
         let work = move |machine: &mut Machine, questions: Vec<Question>| {
             machine.score(target, &questions.iter().collect::<Vec<_>>())
         };
-        self.in_pieces(name, items, ask, work).await
+        self.in_pieces(name, target, items, ask, work).await
     }
 
     /// Queues work for the thread and waits for its answer.

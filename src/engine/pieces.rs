@@ -8,7 +8,8 @@ use super::handle::{Engine, joined};
 use super::prepare::{Album, Preparer, Question};
 use super::queue::Lane;
 use super::thread::Machine;
-use super::{Cost, EngineError, ItemError};
+use super::{Cost, EngineError, ItemError, Target};
+use futures::{StreamExt, stream::FuturesUnordered};
 use std::sync::Arc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -19,10 +20,11 @@ const CHUNK_ITEMS: usize = 64;
 const CHUNK_BYTES: usize = 64 << 20;
 
 impl Engine {
-    /// Prepares `items` and works on them piece by piece: while the thread works on one piece, the next is decoded.
+    /// Prepares `items` and works on them piece by piece: while the devices work on one piece each, the next is decoded.
     pub(super) async fn in_pieces<I, Q, R, P, W>(
         &self,
         name: &'static str,
+        target: Target,
         items: Vec<I>,
         prepare: P,
         work: W,
@@ -37,28 +39,43 @@ impl Engine {
             + Send
             + 'static,
     {
+        // A fork is known to the device that trains it alone.
+        let devices: Vec<&Self> = match target {
+            Target::Fork(_) => vec![self],
+            Target::Version(_) => self.devices().collect(),
+        };
         let items: Arc<[I]> = items.into();
-        let (mut answers, mut cost) = (Vec::with_capacity(items.len()), Cost::default());
-        let mut next = self.prepare(items.clone(), 0, prepare);
+        let mut done: Vec<Vec<Result<R, ItemError>>> = Vec::new();
+        let (mut cost, mut from, mut ended) = (Cost::default(), 0, false);
+        let mut free: Vec<usize> = (0..devices.len()).rev().collect();
+        let mut at_work = FuturesUnordered::new();
+        let mut next = self.prepare(items.clone(), from, prepare);
         loop {
-            let piece = joined(next).await?;
-            if piece.is_empty() {
-                return Ok((answers, cost));
+            while !ended && let Some(device) = free.pop() {
+                let piece = joined(next).await?;
+                (from, ended) = (from + piece.len(), piece.is_empty());
+                next = self.prepare(items.clone(), from, prepare);
+                if !ended {
+                    let (questions, errors) = split(piece);
+                    let (work, engine, number) = (work.clone(), devices[device], done.len());
+                    done.push(Vec::new());
+                    let command = engine
+                        .call(self.lane(Lane::Score), name, None, move |machine| work(machine, questions));
+                    at_work.push(async move { (device, number, errors, command.await) });
+                }
             }
-            let done = answers.len() + piece.len();
-            next = self.prepare(items.clone(), done, prepare);
-            let (questions, errors) = split(piece);
-            let work = work.clone();
-            let (found, own) = self
-                .call(self.lane(Lane::Score), name, None, move |machine| work(machine, questions))
-                .await?;
+            let Some((device, number, errors, found)) = at_work.next().await else { break };
+            let (found, own) = found?;
             cost += own;
+            free.push(device);
             let mut found = found.into_iter();
             // As many answers come back as questions went in, so none of the places stays empty.
-            answers.extend(
-                errors.into_iter().filter_map(|error| error.map_or_else(|| found.next(), |e| Some(Err(e)))),
-            );
+            done[number] = errors
+                .into_iter()
+                .filter_map(|error| error.map_or_else(|| found.next(), |e| Some(Err(e))))
+                .collect();
         }
+        Ok((done.into_iter().flatten().collect(), cost))
     }
 
     /// Decodes a piece of `items` from `from` on, off the async threads; empty at their end.

@@ -40,6 +40,8 @@ pub struct EngineConfig {
     pub model_dir: PathBuf,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// Further devices, which score and predict beside the first; training stays on that.
+    pub more_devices: Vec<String>,
     /// `auto`, `float32`, `bfloat16` or `float16`: what weights are held as. `auto` is float32 on a CPU, where halves are
     /// far slower, and the kind they are stored as elsewhere.
     pub dtype: String,
@@ -70,6 +72,7 @@ impl Default for EngineConfig {
         Self {
             model_dir: PathBuf::from("models/base"),
             device: "cpu".to_owned(),
+            more_devices: Vec::new(),
             dtype: "auto".to_owned(),
             gradient_checkpointing: false,
             lora_targets: crate::model::LoraConfig::default().targets,

@@ -12,6 +12,7 @@ mod selection;
 mod server;
 mod submit_labels;
 mod terms;
+mod training;
 
 use report::Report;
 
@@ -51,6 +52,15 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted("terms") {
         terms::run(&mut report).await?;
+    }
+    if wanted("contrastive_step") {
+        training::contrast(&mut report).await?;
+    }
+    if wanted("scoring_while_training") {
+        training::beside(&mut report).await?;
+    }
+    if wanted("durability") {
+        training::durability(&mut report).await?;
     }
     for work in models::WORKS.into_iter().filter(|work| wanted(work)) {
         models::run(&mut report, work)?;

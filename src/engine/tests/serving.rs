@@ -26,6 +26,43 @@ async fn a_batch_scores_as_its_items_do_alone() {
 }
 
 #[tokio::test]
+async fn several_devices_score_as_one_and_serve_what_the_first_has_trained() {
+    let folder = model_folder();
+    let one = Engine::start(config(folder.path())).await.unwrap();
+    let more_devices = vec!["cpu".to_owned(); 2];
+    let three = Engine::start(EngineConfig { more_devices, ..config(folder.path()) }).await.unwrap();
+    // More than one piece for each.
+    let many: Vec<ScoreItem> = (0..50).flat_map(|_| items()).collect();
+    let (alone, spread) =
+        (one.score(None, many.clone()).await.unwrap(), three.score(None, many).await.unwrap());
+    for (a, b) in alone.scores.iter().zip(&spread.scores) {
+        assert_close(a.as_ref().unwrap(), b.as_ref().unwrap(), 1e-5);
+    }
+    assert_eq!(alone.cost.tokens, spread.cost.tokens);
+
+    let (fork, _) = three.begin_training(spec(LORA)).await.unwrap();
+    for _ in 0..5 {
+        three.train_step(fork, batch()).await.unwrap();
+    }
+    let model = version();
+    three.promote(Source::Fork(fork), model).await.unwrap();
+    assert!(three.is_loaded(model).await.unwrap());
+    assert_eq!(*three.promoted().borrow(), Some(model));
+    one.load(model, three.snapshot(fork).await.unwrap()).await.unwrap();
+    let many: Vec<ScoreItem> = (0..50).flat_map(|_| items()).collect();
+    let spread = three.score(Some(model), many.clone()).await.unwrap();
+    let alone = one.score(Some(model), many).await.unwrap();
+    for (a, b) in alone.scores.iter().zip(&spread.scores) {
+        assert_close(a.as_ref().unwrap(), b.as_ref().unwrap(), 1e-5);
+    }
+    assert_eq!(three.health().forks, 1);
+    three.stop();
+    three.stopped().await;
+    assert!(!three.health().alive);
+    assert_eq!(three.score(None, items()).await.unwrap_err(), EngineError::Stopped);
+}
+
+#[tokio::test]
 async fn long_choices_have_the_probabilities_of_full_forwards() {
     let folder = model_folder();
     let engine = Engine::start(config(folder.path())).await.unwrap();

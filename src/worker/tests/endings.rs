@@ -11,7 +11,7 @@ fn settings_of_tests() -> settings::Worker {
     Settings::load_with(&[], Default::default()).expect("valid defaults").worker
 }
 
-fn attempt_of(job: &Job) -> (watch::Sender<Signal>, Attempt) {
+pub(super) fn attempt_of(job: &Job) -> (watch::Sender<Signal>, Attempt) {
     let (tell, signal) = watch::channel(Signal::Go);
     (tell, Attempt { job: job.clone(), shard_size: 64, crash_at: None, signal })
 }

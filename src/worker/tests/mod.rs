@@ -2,6 +2,7 @@
 
 mod endings;
 mod intake;
+mod learning;
 mod meter;
 mod rounds;
 mod selection;
@@ -161,6 +162,7 @@ impl Stage {
             content: Content::Answer(Answer {
                 text: right_answer(&query.sample).to_owned(),
                 reasoning: vec!["it is so".to_owned()],
+                rejected: vec![vec!["it is not".to_owned()]],
                 ..Answer::default()
             }),
             lead_time_ms: Some(900),

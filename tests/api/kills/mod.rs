@@ -64,6 +64,11 @@ async fn a_service_killed_while_it_trains_goes_on_and_ends_the_round_with_one_ve
 }
 
 #[tokio::test]
+async fn a_service_killed_after_its_model_has_reasoned_ends_the_round_with_one_version_and_every_label() {
+    a_round_that_is_cut_at(Home::with_database().await, "reasoning").await;
+}
+
+#[tokio::test]
 async fn a_service_killed_before_it_commits_ends_the_round_with_one_version_and_every_label() {
     a_round_that_is_cut_at(Home::with_database().await, "before_commit").await;
 }

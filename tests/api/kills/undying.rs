@@ -1,6 +1,6 @@
 //! A service that is started again each time it dies, and the round it has to end.
 
-use crate::support::{Client, Home, Process, ask, patient, png, predict};
+use crate::support::{Client, Home, Process, ask, patient, png, policy, predict};
 use active_vlm::grpc::pb::{self, round::State, version::State as VersionState};
 use std::os::unix::process::ExitStatusExt as _;
 use tonic::{Code, Status};
@@ -13,6 +13,18 @@ pub struct Undying {
     home: Home,
     pub process: Process,
     pub deaths: usize,
+}
+
+/// Rounds whose last training step learns from reasonings of the model's own.
+fn contrasting() -> pb::Policy {
+    let mut policy = policy();
+    let refinement = pb::RefinementPolicy {
+        method: pb::refinement_policy::Method::Contrast.into(),
+        chains: Some(2),
+        ..Default::default()
+    };
+    policy.training.get_or_insert_default().refinement = Some(refinement);
+    policy
 }
 
 impl Undying {
@@ -51,7 +63,7 @@ impl Undying {
     /// A pool whose first batch is leased.
     pub async fn leased(&mut self) -> (String, pb::NextBatchResponse) {
         let client = self.process.client();
-        let pool = client.filled_pool("p", SAMPLES).await;
+        let pool = client.filled_pool_with("p", contrasting(), SAMPLES).await;
         let ask = patient(ask(&pool, "ann", 4, "r1"));
         loop {
             let batch = self.persist(async |client| client.next_batch(ask.clone()).await).await;
