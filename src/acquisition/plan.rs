@@ -3,6 +3,8 @@
 //! Two arms share a plan. The **control arm** is a uniform sample of all candidates, drawn first and without a
 //! look at any score: the unbiased slice for calibration, evaluation and the savings meter. The **active arm** is
 //! what the strategy picks from the rest; control samples count as centres for it, as they will be labelled too.
+//! The control arm draws barred candidates like any other: it would not be unbiased without them, and it is how a
+//! kind that has become learnable is found out. The active arm leaves them out.
 //! Control samples sit evenly in the rank order, so that every prefix of the plan, and therefore whatever part of
 //! it gets labelled, holds its share of them.
 //! Invariant: equal input, configuration and seed give an equal plan, and the control arm does not depend on the
@@ -12,7 +14,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::active::{item_values, select_active};
+use super::active::{Ask, item_values, select_active};
 use super::answers::Answers;
 use super::embeddings::Embeddings;
 use super::plan_check::check;
@@ -36,6 +38,9 @@ pub struct PlanInput<'a> {
     pub images: Option<&'a [u32]>,
     /// The family of every candidate's question, for [`PlanConfig::max_per_family`] and [`PlanConfig::balance`].
     pub families: Option<&'a [u32]>,
+    /// Candidates that only the control arm is to draw, as their labels teach nothing. The active arm takes them last,
+    /// where nothing else is left. `None` bars none.
+    pub barred: Option<&'a [bool]>,
 }
 
 /// One model version's scores of all candidates.
@@ -158,9 +163,10 @@ pub fn plan(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Pla
     };
     let wanted = total - control.len();
     // A stream of its own: the targets of EPIG depend on nothing that the arms draw.
-    let mut targets: Vec<usize> = (0..input.candidates).collect();
+    let mut targets = askable(input);
     let targets = &*draw::sample_front(&mut targets, EPIG_TARGETS, &mut stream(seed, 2));
-    let active = select_active(input, config, strategy, &rest, &control, targets, wanted, &mut active_rng)?;
+    let ask = Ask { rest: &rest, planned: &control, taken: &[], targets, k: wanted };
+    let active = select_active(input, config, strategy, ask, &mut active_rng)?;
 
     // Empty pools have an empty plan, so nothing divides by their zero.
     let propensity = control.len() as f64 / input.candidates.max(1) as f64;
@@ -198,9 +204,15 @@ pub fn select(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<V
     check(input, &PlanConfig { control_share: MIN_CONTROL_SHARE, ..config.clone() })?;
     let rows: Vec<usize> = (0..input.candidates).collect();
     let wanted = config.labels_per_round.min(input.candidates);
-    let mut targets = rows.clone();
+    let mut targets = askable(input);
     let targets = &*draw::sample_front(&mut targets, EPIG_TARGETS, &mut stream(seed, 2));
-    select_active(input, config, config.strategy, &rows, &[], targets, wanted, &mut stream(seed, 1))
+    let ask = Ask { rest: &rows, planned: &[], taken: &[], targets, k: wanted };
+    select_active(input, config, config.strategy, ask, &mut stream(seed, 1))
+}
+
+/// Rows that it is worth knowing more about.
+fn askable(input: &PlanInput<'_>) -> Vec<usize> {
+    (0..input.candidates).filter(|&row| input.barred.is_none_or(|barred| !barred[row])).collect()
 }
 
 /// The number of samples a plan wants.

@@ -28,6 +28,7 @@ pub(super) fn check(input: &PlanInput<'_>, config: &PlanConfig) -> Result<(), Se
     let rows = |column, got: usize| fits(column, input.candidates, got);
     input.images.map_or(Ok(()), |images| rows("images", images.len()))?;
     input.families.map_or(Ok(()), |families| rows("families", families.len()))?;
+    input.barred.map_or(Ok(()), |barred| rows("barred", barred.len()))?;
     let Some(scores) = &input.scores else { return Ok(()) };
     let columns = [
         ("entropy", scores.entropy),

@@ -155,6 +155,8 @@ pub struct PlanRun {
     pub learnability: std::collections::BTreeMap<String, f64>,
     /// Families left out because their labels teach nothing.
     pub quarantined: Vec<Quarantined>,
+    /// Whether the active arm left them out whatever its strategy; where not, they were only worth nothing to it.
+    pub bars: bool,
     /// Samples to choose from.
     pub candidates: u64,
     /// Samples labelled, out or planned before.
@@ -188,6 +190,7 @@ impl Default for PlanRun {
             temperature: 1.0,
             learnability: Default::default(),
             quarantined: Vec::new(),
+            bars: false,
             candidates: 0,
             labelled: 0,
             snapshot: String::new(),

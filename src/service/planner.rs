@@ -76,6 +76,7 @@ impl Service {
             temperature: funnel.temperature,
             tau: round.map_or(1.0, |round| short(round.tau)),
             balance: round.is_some_and(|round| round.stage == Some(Stage::Alignment)),
+            bars: true,
             ..PlanRun::default()
         };
         let columns = self.read_columns(&scope, funnel.temperature, answers_of(pool, view.strategy)).await?;
@@ -139,11 +140,12 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
     let group = |column: &[u32]| -> Vec<u32> { rows.iter().map(|&row| column[row]).collect() };
     let (images, families) = (group(&columns.images), group(&columns.families));
     // What a quarantined family would add is worth nothing, by whatever measure.
-    let barred: Vec<bool> =
+    let quarantined: Vec<bool> =
         columns.names.iter().map(|name| run.quarantined.iter().any(|q| q.family == *name)).collect();
+    let barred: Vec<bool> = families.iter().map(|&family| quarantined[family as usize]).collect();
     let gather = |column: &[f32]| -> Vec<f32> {
-        let worth = |row: usize| if barred[columns.families[row] as usize] { 0.0 } else { column[row] };
-        rows.iter().map(|&row| worth(row)).collect()
+        let worth = |(&row, &barred): (&usize, &bool)| if barred { 0.0 } else { column[row] };
+        rows.iter().zip(&barred).map(worth).collect()
     };
     let warm = information.as_ref();
     let [entropy, margin, model, value] = match warm {
@@ -174,6 +176,7 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
         labelled: view(layout.centres.halves())?,
         images: Some(&images),
         families: Some(&families),
+        barred: run.bars.then_some(&barred),
     };
     let mut config = config(run);
     if looks_at_answers(config.strategy) && warm.is_some() && answers.is_none() {
@@ -291,7 +294,7 @@ mod tests {
         super::columns::tests::{columns, row},
         *,
     };
-    use crate::domain::Weights;
+    use crate::domain::{Quarantined, Weights};
     use std::collections::BTreeMap;
 
     fn scene(rows: usize, strategy: Strategy) -> Scene {
@@ -320,6 +323,28 @@ mod tests {
         assert_eq!((choice.items.len(), choice.run.fallback), (15, Fallback::None));
         let run = PlanRun { seed: 6, ..scene.run.clone() };
         assert_ne!(chosen(&Scene { run, ..scene }).items, choice.items);
+    }
+
+    #[test]
+    fn a_quarantined_family_is_left_to_the_control_arm_and_older_plans_replay_as_they_were() {
+        let rows = (0..80).map(|i| row(i, if i % 2 == 0 { "noise" } else { "signal" }, 0.6));
+        let columns = columns(rows.collect());
+        let noise = Quarantined { family: "noise".to_owned(), ..Quarantined::default() };
+        let scene = |bars| {
+            let scene = scene(1, Strategy::Random);
+            let run = PlanRun { bars, quarantined: vec![noise.clone()], ..scene.run };
+            let information = columns.information(&run.weights, &run.learnability).expect("values");
+            Scene { columns: columns.clone(), information: Some(information), run, ..scene }
+        };
+        let count = |bars, arm| {
+            let choice = chosen(&scene(bars));
+            let noisy = |item: &&PlanEntry| row_of(&columns, item.sample).is_some_and(|row| row % 2 == 0);
+            choice.items.iter().filter(|item| item.arm == arm).filter(noisy).count()
+        };
+        assert_eq!(count(true, Arm::Active), 0);
+        assert!(count(false, Arm::Active) > 0, "as plans were made before");
+        assert_eq!(count(true, Arm::RandomControl), count(false, Arm::RandomControl));
+        assert!(count(true, Arm::RandomControl) > 0, "the unbiased slice keeps them");
     }
 
     #[test]

@@ -76,6 +76,7 @@ impl Candidates<'_> {
             labelled: Embeddings::empty(),
             images: None,
             families: None,
+            barred: None,
         };
         let picks = acquisition::select(&input, &config(Strategy::Random, n, CONTROL), seed)?;
         let rows = picks.into_iter().map(|at| open[at]).collect();
@@ -137,6 +138,7 @@ impl Candidates<'_> {
             labelled: Embeddings::new(there, dim)?,
             images: None,
             families: None,
+            barred: None,
         };
         let picks = match control {
             None => acquisition::select(&input, &config(strategy, n, CONTROL), seed)?,
