@@ -42,6 +42,7 @@ mod random;
 pub mod refit;
 mod rows;
 pub mod savings;
+mod shares;
 mod stage;
 pub mod stopping;
 mod sweep;

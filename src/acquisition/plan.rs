@@ -16,11 +16,16 @@ use rand_chacha::ChaCha8Rng;
 
 use super::active::{Ask, item_values, select_active};
 use super::answers::Answers;
+use super::bandit::{Bandit, BanditArm};
 use super::embeddings::Embeddings;
 use super::plan_check::check;
+use super::shares::select_by_shares;
 use super::sweep::{approach, squared_distance, squared_norms, sweep};
 use super::{EPIG_TARGETS, SelectError, draw};
 use crate::domain::{Arm, Fallback, Policy, Strategy};
+
+/// Sets the draw of the bandit's shares apart from those of the arms.
+const SPLIT: u64 = 0x6261_6e64_6974;
 
 /// The smallest share of a plan that the control arm may have.
 pub const MIN_CONTROL_SHARE: f64 = 0.1;
@@ -54,6 +59,8 @@ pub struct Scores<'a> {
     pub model: &'a [f32],
     /// Information value of a label in nats, `[candidates]`: what the joint strategies weigh by.
     pub value: &'a [f32],
+    /// The reasoning term in nats, `[candidates]`, for the bandit.
+    pub reasoning: Option<&'a [f32]>,
     /// Answer distributions of the posterior's members, for the strategies that look into them.
     pub answers: Option<Answers<'a>>,
     /// Embeddings, `[candidates, d]`; may be empty for a strategy that does not look at them.
@@ -82,6 +89,9 @@ pub struct PlanConfig {
     pub max_per_image: Option<usize>,
     /// The most active picks of one family; `None` for no limit.
     pub max_per_family: Option<usize>,
+    /// Shares the active arm among the bandit's ways of choosing, by what their labels brought; the strategy is then
+    /// [`Strategy::Coverage`], whose forms they are, and `tau` counts for none of them.
+    pub bandit: Option<Bandit>,
 }
 
 impl From<&Policy> for PlanConfig {
@@ -96,6 +106,7 @@ impl From<&Policy> for PlanConfig {
             balance: false,
             max_per_image: None,
             max_per_family: None,
+            bandit: None,
         }
     }
 }
@@ -120,6 +131,8 @@ pub struct PlannedItem {
     pub index: usize,
     /// Why it is in the plan.
     pub arm: Arm,
+    /// Which of the bandit's ways picked it; `None` for the control arm, and without a bandit.
+    pub bandit_arm: Option<BanditArm>,
     /// The probability, before anything was drawn, that the control arm would include this candidate:
     /// `control samples / candidates`, the same for all of them whatever the strategy thinks.
     ///
@@ -166,7 +179,17 @@ pub fn plan(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Pla
     let mut targets = askable(input);
     let targets = &*draw::sample_front(&mut targets, EPIG_TARGETS, &mut stream(seed, 2));
     let ask = Ask { rest: &rest, planned: &control, taken: &[], targets, k: wanted };
-    let active = select_active(input, config, strategy, ask, &mut active_rng)?;
+    let active: Vec<(usize, Option<BanditArm>)> = match (&config.bandit, &input.scores) {
+        (Some(bandit), Some(scores)) => {
+            let counts = bandit.split(wanted, seed ^ SPLIT);
+            let picks = select_by_shares(input, scores, config, counts, ask, &mut active_rng)?;
+            picks.into_iter().map(|(row, arm)| (row, Some(arm))).collect()
+        }
+        _ => {
+            let picks = select_active(input, config, strategy, ask, &mut active_rng)?;
+            picks.into_iter().map(|row| (row, None)).collect()
+        }
+    };
 
     // Empty pools have an empty plan, so nothing divides by their zero.
     let propensity = control.len() as f64 / input.candidates.max(1) as f64;
@@ -176,14 +199,14 @@ pub fn plan(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Pla
         let due = share.of(rank + 1) > share.of(rank);
         // When a cap leaves the active arm short, the control samples left over follow at the end.
         let next = if due { None } else { active.next() };
-        let (index, arm) = match next {
-            Some(row) => (row, Arm::Active),
+        let (index, arm, bandit_arm) = match next {
+            Some((row, bandit_arm)) => (row, Arm::Active, bandit_arm),
             None => match control.next() {
-                Some(row) => (row, Arm::RandomControl),
+                Some(row) => (row, Arm::RandomControl, None),
                 None => break,
             },
         };
-        items.push(PlannedItem { index, arm, propensity, value: None, coverage_gain: None });
+        items.push(PlannedItem { index, arm, bandit_arm, propensity, value: None, coverage_gain: None });
     }
     if let Some(scores) = &input.scores {
         let rows: Vec<usize> = items.iter().map(|item| item.index).collect();

@@ -22,6 +22,11 @@ pub(super) fn check(input: &PlanInput<'_>, config: &PlanConfig) -> Result<(), Se
             "max_per_family is set but the candidates have no families: pass them, or leave it unset",
         );
     }
+    if config.bandit.is_some() && config.strategy != Strategy::Coverage {
+        return refuse(
+            "the bandit shares a plan among forms of coverage: choose that strategy, or no bandit",
+        );
+    }
     if config.balance && input.families.is_none() {
         return refuse("balance is set but the candidates have no families: pass them, or leave it unset");
     }
@@ -42,6 +47,13 @@ pub(super) fn check(input: &PlanInput<'_>, config: &PlanConfig) -> Result<(), Se
     }
     scores.answers.map_or(Ok(()), |answers| answers.check(input.candidates))?;
     check_embeddings(input, scores)?;
+    if let Some(reasoning) = scores.reasoning {
+        rows("reasoning", reasoning.len())?;
+        check_finite("reasoning", reasoning)?;
+    }
+    if config.bandit.is_some() && scores.reasoning.is_none() {
+        return Err(SelectError::Missing { strategy: "the bandit", column: "the reasoning term" });
+    }
     check_needs(config.strategy, input.candidates, scores)
 }
 

@@ -46,6 +46,7 @@ impl Pool {
                 margin: &self.margin,
                 model: &self.model,
                 value: &self.value,
+                reasoning: Some(&self.margin),
                 answers: self.answers.as_ref().map(Owned::view),
                 embeddings: Embeddings::new(&self.embeddings, self.dim).expect("whole finite rows"),
             }),
@@ -350,6 +351,53 @@ fn what_is_barred_fills_up_where_nothing_else_is_left_and_a_bar_draws_nobody_nea
     assert_ne!(select(&input, &config, 1).expect("a valid pool"), [49]);
     let free = PlanInput { barred: None, ..input };
     assert!(select(&free, &config, 1).expect("a valid pool")[0] < 50, "where the crowd counts it goes first");
+}
+
+#[test]
+fn the_bandit_shares_the_active_arm_and_the_control_arm_is_none_of_its_business() {
+    let pool = Pool::scattered(400);
+    let images: Vec<u32> = (0..400).map(|i| i / 2).collect();
+    let barred: Vec<bool> = (0..400).map(|i| i % 4 == 0).collect();
+    let input = PlanInput { images: Some(&images), barred: Some(&barred), ..pool.input() };
+    let brings = |arm| (arm, if arm == BanditArm::Reasoning { 2.0 } else { 0.0 });
+    let rewards = crate::acquisition::bandit::ARMS.map(brings).repeat(60);
+    let bandit = Bandit::default().observe(&rewards).expect("finite rewards");
+    let shared = PlanConfig {
+        bandit: Some(bandit),
+        labels_per_round: 40,
+        max_per_image: Some(1),
+        ..config(Strategy::Coverage)
+    };
+    let made = plan(&input, &shared, 3).expect("a valid pool");
+    let active: Vec<&PlannedItem> = made.items.iter().filter(|item| item.arm == Arm::Active).collect();
+    let count = |arm| active.iter().filter(|item| item.bandit_arm == Some(arm)).count();
+    let counts = crate::acquisition::bandit::ARMS.map(count);
+    assert_eq!(counts, bandit.split(54, 3 ^ SPLIT));
+    assert!(counts[2] > counts[0] && counts.iter().all(|&n| n >= 6), "{counts:?}");
+    let distinct: HashSet<usize> = made.items.iter().map(|item| item.index).collect();
+    assert_eq!(distinct.len(), 60, "nothing is planned twice");
+    let of_images: HashSet<u32> = active.iter().map(|item| images[item.index]).collect();
+    assert_eq!(of_images.len(), active.len(), "the cap holds over all ways");
+    assert!(active.iter().all(|item| !barred[item.index]));
+    let alone = PlanConfig { bandit: None, ..shared.clone() };
+    assert_eq!(control(&made), control(&plan(&input, &alone, 3).expect("a valid pool")));
+    assert!(made.items.iter().all(|item| item.bandit_arm.is_none() == (item.arm == Arm::RandomControl)));
+    assert_eq!(made, plan(&input, &shared, 3).expect("a valid pool"));
+    // The reasoning term stands in the column of margins here: its way takes from the top of it.
+    let mean = |arm: Option<BanditArm>| {
+        let of: Vec<f32> = active
+            .iter()
+            .filter(|item| arm.is_none_or(|arm| item.bandit_arm == Some(arm)))
+            .map(|item| pool.margin[item.index])
+            .collect();
+        of.iter().sum::<f32>() / of.len() as f32
+    };
+    assert!(mean(Some(BanditArm::Reasoning)) > mean(Some(BanditArm::Coverage)));
+    let scores = pool.input().scores.expect("scores are given");
+    let without = PlanInput { scores: Some(Scores { reasoning: None, ..scores }), ..input };
+    assert!(matches!(plan(&without, &shared, 3), Err(SelectError::Missing { strategy: "the bandit", .. })));
+    let other = PlanConfig { strategy: Strategy::Entropy, ..shared };
+    assert!(matches!(plan(&input, &other, 3), Err(SelectError::Config(_))));
 }
 
 #[test]

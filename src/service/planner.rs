@@ -8,11 +8,12 @@ use super::{
     columns::{AnswerColumns, Columns, Information, short},
     embedding_file::Layout,
     lesson::lesson,
+    shares,
     snapshot::Snapshot,
 };
 use crate::{
     acquisition::{self, Answers, Embeddings, PlanConfig, Scores, SelectError},
-    domain::{Arm, Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Stage, Strategy, Time, Version},
+    domain::{Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Stage, Strategy, Time, Version},
     store::{EmbeddingShard, PlanEntry, Scope},
 };
 
@@ -88,6 +89,16 @@ impl Service {
         let taught = self.store.taught(pool.id, version.id, now, TAUGHT_MAX).await?;
         let lesson = lesson(&pool.answers, &pool.policy.abstention, &taught).map_err(Error::internal)?;
         lesson.enter(&columns, &mut run);
+        // What a person has pinned goes before what labels say.
+        let pinned =
+            round.and_then(|round| round.decision.as_ref()).is_some_and(|known| known.pinned.is_some());
+        let adaptive = &pool.policy.adaptive;
+        if adaptive.enabled && adaptive.bandit && view.strategy == Strategy::Coverage && !pinned {
+            let observed = shares::observed(&pool.answers, &pool.policy.abstention, &taught);
+            run.bandit = observed.map_err(Error::internal)?;
+            // Each way weighs as it does in every stage.
+            run.balance = false;
+        }
         run.candidates = columns.candidate.iter().filter(|&&is| is).count() as u64;
         run.labelled = columns.centre.iter().filter(|&&is| is).count() as u64;
         let shards = self.store.embedding_shards(version.id, watermark).await?;
@@ -154,6 +165,7 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
         }
         None => Default::default(),
     };
+    let reasoning = warm.map(|known| gather(&known.reasoning));
     let answers = columns.answers.as_ref().and_then(|answers| Distributions::of(answers, &rows));
     let view = |numbers| match layout.dim {
         0 => Ok(Embeddings::empty()),
@@ -165,6 +177,7 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
             margin: &margin,
             model: &model,
             value: &value,
+            reasoning: reasoning.as_deref(),
             answers: answers.as_ref().map(Distributions::view),
             embeddings: view(layout.candidates.halves())?,
         }),
@@ -189,6 +202,7 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
         PlanEntry {
             sample: columns.ids[row],
             arm: item.arm,
+            bandit_arm: item.bandit_arm,
             propensity: item.propensity as f32,
             value: item.value,
             coverage_gain: item.coverage_gain,
@@ -196,14 +210,17 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
         }
     });
     let items: Vec<PlanEntry> = items.collect();
-    let active = items.iter().filter(|item| item.arm == Arm::Active);
-    let values = active.filter_map(|item| item.uncertainty.and_then(|u| u.information));
+    let values = items
+        .iter()
+        .filter(|item| shares::by_value(item))
+        .filter_map(|item| item.uncertainty.and_then(|u| u.information));
     let cut = values.min_by(f32::total_cmp);
     let run = PlanRun {
         used: plan.strategy,
         fallback: if warm.is_some() { plan.fallback } else { Fallback::ColdStart },
         cut,
         planned: items.len() as i64,
+        bandit: shares::counted(&run.bandit, &items),
         ..run.clone()
     };
     Ok(Choice { items, run })
@@ -267,6 +284,7 @@ fn config(run: &PlanRun) -> PlanConfig {
         balance: run.balance,
         max_per_image: run.max_per_image.map(|most| most as usize),
         max_per_family: run.max_per_family.map(|most| most as usize),
+        bandit: shares::bandit_of(run),
     }
 }
 
@@ -294,7 +312,7 @@ mod tests {
         super::columns::tests::{columns, row},
         *,
     };
-    use crate::domain::{Quarantined, Weights};
+    use crate::domain::{Arm, Quarantined, Weights};
     use std::collections::BTreeMap;
 
     fn scene(rows: usize, strategy: Strategy) -> Scene {

@@ -132,6 +132,7 @@ impl Candidates<'_> {
                 margin: &columns.margin,
                 model: &columns.model,
                 value: &value,
+                reasoning: None,
                 answers: Some(columns.answers()),
                 embeddings: Embeddings::new(here, dim)?,
             }),
