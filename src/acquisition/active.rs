@@ -1,7 +1,7 @@
 //! The active arm of a plan: one strategy under its caps.
 //!
-//! Invariant: every strategy respects the same caps and the same quotas of families; none is named anywhere else in
-//! the plan.
+//! Invariant: every strategy respects the same caps, the same quotas of families and the same bar; none is named
+//! anywhere else in the plan.
 //! Deliberately absent: checks of the columns, which are made before.
 
 use std::collections::HashMap;
@@ -19,45 +19,73 @@ use super::{
 };
 use crate::domain::Strategy;
 
-/// Picks `k` of `rest` by `strategy`; `control` samples will be labelled in any case.
-///
-/// Balanced over families, every family has an equal quota as far as its size and the cap on images allow, and the
-/// picks come family by family in turn, each family in the order in which the strategy picked it.
-#[allow(clippy::too_many_arguments)] // the parts of a plan
+/// What the active arm is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    /// Rows to pick from, in row order.
+    pub rest: &'a [usize],
+    /// Rows that will be labelled in any case: the control arm's, and what the active arm has picked before.
+    pub planned: &'a [usize],
+    /// Those of them that the active arm has picked: they take room.
+    pub taken: &'a [usize],
+    /// Rows that EPIG asks about.
+    pub targets: &'a [usize],
+    /// Picks wanted.
+    pub k: usize,
+}
+
+/// Picks by `strategy`, barred candidates last and only where too few others are there.
 pub(super) fn select_active(
     input: &PlanInput<'_>,
     config: &PlanConfig,
     strategy: Strategy,
-    rest: &[usize],
-    control: &[usize],
-    targets: &[usize],
-    k: usize,
+    ask: Ask<'_>,
+    rng: &mut ChaCha8Rng,
+) -> Result<Vec<usize>, SelectError> {
+    let Some(barred) = input.barred else { return select_among(input, config, strategy, ask, rng) };
+    let (last, rest): (Vec<usize>, Vec<usize>) = ask.rest.iter().partition(|&&row| barred[row]);
+    let mut picks = select_among(input, config, strategy, Ask { rest: &rest, ..ask }, rng)?;
+    if rest.len() < ask.k && picks.len() < ask.k && !last.is_empty() {
+        let planned = [ask.planned, &picks].concat();
+        let taken = [ask.taken, &picks].concat();
+        let k = ask.k - picks.len();
+        let more = Ask { rest: &last, planned: &planned, taken: &taken, k, ..ask };
+        picks.extend(select_among(input, config, strategy, more, rng)?);
+    }
+    Ok(picks)
+}
+
+/// Picks by `strategy` from all of `ask.rest`.
+///
+/// Balanced over families, every family has an equal quota as far as its size and the cap on images allow, and the
+/// picks come family by family in turn, each family in the order in which the strategy picked it.
+fn select_among(
+    input: &PlanInput<'_>,
+    config: &PlanConfig,
+    strategy: Strategy,
+    ask: Ask<'_>,
     rng: &mut ChaCha8Rng,
 ) -> Result<Vec<usize>, SelectError> {
     let each = |groups, limit| GroupCap { groups, limit: Limit::Each(limit) };
     let image = config.max_per_image.zip(input.images).map(|(limit, groups)| each(groups, limit));
     let mut family = config.max_per_family.zip(input.families).map(|(limit, groups)| each(groups, limit));
     let families = input.families.filter(|_| config.balance);
-    let quota = families.map(|families| even_quota(&sizes(input, config, families, rest), k));
+    let quota = families.map(|families| even_quota(&sizes(input, config, families, ask.rest), ask.k));
     if let Some((groups, quota)) = families.zip(quota.as_ref()) {
         family = Some(GroupCap { groups, limit: Limit::Quota(quota) });
     }
-    let picks = pick(input, config, strategy, rest, control, targets, k, Caps { image, family }, rng)?;
+    let picks = pick(input, config, strategy, ask, Caps { image, family, taken: ask.taken }, rng)?;
     Ok(match families {
         Some(families) => in_turn(&picks, families),
         None => picks,
     })
 }
 
-#[allow(clippy::too_many_arguments)] // the parts of a plan
 fn pick(
     input: &PlanInput<'_>,
     config: &PlanConfig,
     strategy: Strategy,
-    rest: &[usize],
-    control: &[usize],
-    targets: &[usize],
-    k: usize,
+    Ask { rest, planned, targets, k, .. }: Ask<'_>,
     caps: Caps<'_>,
     rng: &mut ChaCha8Rng,
 ) -> Result<Vec<usize>, SelectError> {
@@ -66,7 +94,7 @@ fn pick(
         return Ok(Vec::new());
     }
     let pool = scores.embeddings;
-    let known = Known { labelled: input.labelled, planned: control };
+    let known = Known { labelled: input.labelled, planned };
     match strategy {
         Strategy::Random => Ok(select_at_random(rest, k, caps, rng)),
         Strategy::Entropy => select_by_entropy(scores.entropy, rest, k, caps, rng),

@@ -3,24 +3,14 @@
 //! Rewards are per label (realised nats), as rounds are far too few to learn from; what was observed long ago
 //! counts less, as the model that it was observed on is gone. Invariant: every arm gets a tenth of a plan of
 //! four labels or more, and the same state and seed give the same split. Deliberately absent: what the arms
-//! pick.
+//! pick; and a correction for their own picks, as a sample that the model was unsure of has more nats to give by
+//! itself than a sure one, whatever it teaches about others.
 
 use serde::{Deserialize, Serialize};
 
 use super::{SelectError, chance};
 
-/// A way of choosing samples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BanditArm {
-    /// Coverage with equal weights.
-    Coverage,
-    /// The full value.
-    FullValue,
-    /// The reasoning term.
-    Reasoning,
-    /// Uniform: also the control arm.
-    Random,
-}
+pub use crate::domain::BanditArm;
 
 /// All arms, in the order of every array here.
 pub const ARMS: [BanditArm; 4] =
@@ -93,8 +83,9 @@ impl Bandit {
         counts
     }
 
-    /// Mean and standard error of each arm's reward per label, shrunk towards all arms' mean.
-    fn beliefs(&self) -> [(f64, f64); 4] {
+    /// Mean and standard error of each arm's reward per label, nats, shrunk towards all arms' mean; in the order of
+    /// [`ARMS`].
+    pub fn beliefs(&self) -> [(f64, f64); 4] {
         let labels: f64 = self.arms.iter().map(|arm| arm.labels).sum();
         let mean = self.arms.iter().map(|arm| arm.sum).sum::<f64>() / labels.max(1e-9);
         let within: f64 =

@@ -1,6 +1,6 @@
 //! How many picks one image, or one family of questions, may have.
 //!
-//! Invariant: a row is picked only while every group it belongs to has room.
+//! Invariant: a row is picked only while every group it belongs to has room, what was taken before counted in.
 //! Deliberately absent: what the groups mean and which rows are worth a pick.
 
 use std::collections::HashMap;
@@ -30,12 +30,14 @@ pub struct Caps<'a> {
     pub image: Option<GroupCap<'a>>,
     /// Per family.
     pub family: Option<GroupCap<'a>>,
+    /// Rows picked before, by another selection for the same plan: they take room too.
+    pub taken: &'a [usize],
 }
 
 impl Caps<'_> {
     /// No limits.
     pub const fn none() -> Caps<'static> {
-        Caps { image: None, family: None }
+        Caps { image: None, family: None, taken: &[] }
     }
 
     /// Whether nothing is ever full.
@@ -51,7 +53,10 @@ pub(super) struct Room<'a> {
 
 impl<'a> Room<'a> {
     pub(super) fn new(caps: Caps<'a>) -> Self {
-        Self { counts: [caps.image, caps.family].map(|cap| cap.map(|cap| (cap, HashMap::new()))) }
+        let mut room =
+            Self { counts: [caps.image, caps.family].map(|cap| cap.map(|cap| (cap, HashMap::new()))) };
+        caps.taken.iter().for_each(|&row| room.take(row));
+        room
     }
 
     /// Whether a pick of `row` would break a limit.
@@ -112,10 +117,13 @@ mod tests {
         let image = Some(GroupCap { groups: &[0, 0, 1, 1], limit: Limit::Each(1) });
         let quota = HashMap::from([(7, 2)]);
         let family = Some(GroupCap { groups: &[7, 7, 7, 8], limit: Limit::Quota(&quota) });
-        let mut room = Room::new(Caps { image, family });
+        let mut room = Room::new(Caps { image, family, taken: &[] });
         let taken: Vec<bool> = (0..4).map(|row| room.try_take(row)).collect();
         assert_eq!(taken, [true, false, true, false]);
         assert!(Room::new(Caps::none()).try_take(9) && Caps::none().is_none());
+        let mut later = Room::new(Caps { image, family, taken: &[0] });
+        let taken: Vec<bool> = (0..4).map(|row| later.try_take(row)).collect();
+        assert_eq!(taken, [false, false, true, false], "what was picked before takes room");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::{SelectError, check_finite, draw, numeric, power};
 pub struct Coverage {
     /// The power of the value, from 0 (cover the pool, whatever the model thinks of it) to 1 (the full value).
     pub tau: f32,
-    /// Samples of the pool that are to be covered, drawn uniformly.
+    /// Samples that are to be covered, drawn uniformly from the candidates and the planned ones.
     pub most_targets: usize,
     /// Candidates that are looked at; of a larger number as many are drawn in proportion to their value, and one in
     /// twenty of that number uniformly.
@@ -80,7 +80,10 @@ pub fn coverage(
         return Ok(Vec::new());
     }
     let shortlist = shortlist(values, candidates, config, rng);
-    let mut targets: Vec<usize> = (0..pool.len()).collect();
+    // What may not be picked need not be covered either.
+    let mut targets: Vec<usize> = candidates.iter().chain(known.planned).copied().collect();
+    targets.sort_unstable();
+    targets.dedup();
     let drawn = draw::sample_front(&mut targets, config.most_targets, rng).len();
     targets.truncate(drawn);
     targets.sort_unstable();

@@ -125,7 +125,7 @@ fn hand_computed_on_a_line() {
     assert!([3, 4].contains(&pick(&even, known, 1.0, Caps::none())[0]));
     // Caps hold, also for what is filled in.
     let image = Some(GroupCap { groups: &[0, 0, 0, 0, 0, 1], limit: Limit::Each(1) });
-    assert_eq!(pick(&even, Known::nothing(), 1.0, Caps { image, family: None }), [1, 5]);
+    assert_eq!(pick(&even, Known::nothing(), 1.0, Caps { image, ..Caps::none() }), [1, 5]);
 }
 
 #[test]

@@ -151,7 +151,7 @@ mod tests {
     fn a_full_group_makes_room_for_the_next_best() {
         let mut rng = ChaCha8Rng::from_seed([1; 32]);
         let image = Some(GroupCap { groups: &[7, 7, 7, 8, 9], limit: Limit::Each(1) });
-        let caps = Caps { image, family: None };
+        let caps = Caps { image, ..Caps::none() };
         let picks = top_k("value", &[5.0, 4.0, 3.0, 2.0, 1.0], &[0, 1, 2, 3, 4], 3, caps, &mut rng);
         assert_eq!(picks, Ok(vec![0, 3, 4]));
     }

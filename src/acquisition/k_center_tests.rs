@@ -51,7 +51,7 @@ fn hand_computed_on_a_line() {
     assert_eq!(distances, [10.0, 4.0, 3.0, 1.0]);
     assert_eq!(rows(Ok(pick(&[0, 2], None, Caps::none()))), [2, 0], "candidates limit the picks");
     let image = Some(GroupCap { groups: &[0, 1, 2, 2], limit: Limit::Each(1) });
-    assert_eq!(rows(Ok(pick(&[0, 1, 2, 3], None, Caps { image, family: None }))), [3, 1, 0]);
+    assert_eq!(rows(Ok(pick(&[0, 1, 2, 3], None, Caps { image, ..Caps::none() }))), [3, 1, 0]);
     // 1 x 9, 4 x 1, 7 x 2, 10 x 1: 14 leads; from 7 then 1 x 9 = 9, 3 x 1 and 3 x 1; then ties at 3.
     let weights = [9.0, 1.0, 2.0, 1.5];
     assert_eq!(rows(Ok(pick(&[0, 1, 2, 3], Some(&weights), Caps::none())))[..3], [3, 0, 2]);

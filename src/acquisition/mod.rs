@@ -42,6 +42,7 @@ mod random;
 pub mod refit;
 mod rows;
 pub mod savings;
+mod shares;
 mod stage;
 pub mod stopping;
 mod sweep;
@@ -68,7 +69,7 @@ pub use plan::{MIN_CONTROL_SHARE, Plan, PlanConfig, PlanInput, PlannedItem, Scor
 pub use power::power_sample;
 pub use prob_cover::prob_cover;
 pub use random::select_at_random;
-pub use stage::{decide, tau};
+pub use stage::{MIN_PROOF, competence, decide, tau};
 pub use typiclust::typiclust;
 pub use value_k_center::value_k_center;
 

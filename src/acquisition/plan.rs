@@ -3,6 +3,8 @@
 //! Two arms share a plan. The **control arm** is a uniform sample of all candidates, drawn first and without a
 //! look at any score: the unbiased slice for calibration, evaluation and the savings meter. The **active arm** is
 //! what the strategy picks from the rest; control samples count as centres for it, as they will be labelled too.
+//! The control arm draws barred candidates like any other: it would not be unbiased without them, and it is how a
+//! kind that has become learnable is found out. The active arm leaves them out.
 //! Control samples sit evenly in the rank order, so that every prefix of the plan, and therefore whatever part of
 //! it gets labelled, holds its share of them.
 //! Invariant: equal input, configuration and seed give an equal plan, and the control arm does not depend on the
@@ -12,13 +14,18 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::active::{item_values, select_active};
+use super::active::{Ask, item_values, select_active};
 use super::answers::Answers;
+use super::bandit::{Bandit, BanditArm};
 use super::embeddings::Embeddings;
 use super::plan_check::check;
+use super::shares::select_by_shares;
 use super::sweep::{approach, squared_distance, squared_norms, sweep};
 use super::{EPIG_TARGETS, SelectError, draw};
 use crate::domain::{Arm, Fallback, Policy, Strategy};
+
+/// Sets the draw of the bandit's shares apart from those of the arms.
+const SPLIT: u64 = 0x6261_6e64_6974;
 
 /// The smallest share of a plan that the control arm may have.
 pub const MIN_CONTROL_SHARE: f64 = 0.1;
@@ -36,6 +43,9 @@ pub struct PlanInput<'a> {
     pub images: Option<&'a [u32]>,
     /// The family of every candidate's question, for [`PlanConfig::max_per_family`] and [`PlanConfig::balance`].
     pub families: Option<&'a [u32]>,
+    /// Candidates that only the control arm is to draw, as their labels teach nothing. The active arm takes them last,
+    /// where nothing else is left. `None` bars none.
+    pub barred: Option<&'a [bool]>,
 }
 
 /// One model version's scores of all candidates.
@@ -49,6 +59,8 @@ pub struct Scores<'a> {
     pub model: &'a [f32],
     /// Information value of a label in nats, `[candidates]`: what the joint strategies weigh by.
     pub value: &'a [f32],
+    /// The reasoning term in nats, `[candidates]`, for the bandit.
+    pub reasoning: Option<&'a [f32]>,
     /// Answer distributions of the posterior's members, for the strategies that look into them.
     pub answers: Option<Answers<'a>>,
     /// Embeddings, `[candidates, d]`; may be empty for a strategy that does not look at them.
@@ -77,6 +89,9 @@ pub struct PlanConfig {
     pub max_per_image: Option<usize>,
     /// The most active picks of one family; `None` for no limit.
     pub max_per_family: Option<usize>,
+    /// Shares the active arm among the bandit's ways of choosing, by what their labels brought; the strategy is then
+    /// [`Strategy::Coverage`], whose forms they are, and `tau` counts for none of them.
+    pub bandit: Option<Bandit>,
 }
 
 impl From<&Policy> for PlanConfig {
@@ -91,6 +106,7 @@ impl From<&Policy> for PlanConfig {
             balance: false,
             max_per_image: None,
             max_per_family: None,
+            bandit: None,
         }
     }
 }
@@ -115,6 +131,8 @@ pub struct PlannedItem {
     pub index: usize,
     /// Why it is in the plan.
     pub arm: Arm,
+    /// Which of the bandit's ways picked it; `None` for the control arm, and without a bandit.
+    pub bandit_arm: Option<BanditArm>,
     /// The probability, before anything was drawn, that the control arm would include this candidate:
     /// `control samples / candidates`, the same for all of them whatever the strategy thinks.
     ///
@@ -158,9 +176,20 @@ pub fn plan(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Pla
     };
     let wanted = total - control.len();
     // A stream of its own: the targets of EPIG depend on nothing that the arms draw.
-    let mut targets: Vec<usize> = (0..input.candidates).collect();
+    let mut targets = askable(input);
     let targets = &*draw::sample_front(&mut targets, EPIG_TARGETS, &mut stream(seed, 2));
-    let active = select_active(input, config, strategy, &rest, &control, targets, wanted, &mut active_rng)?;
+    let ask = Ask { rest: &rest, planned: &control, taken: &[], targets, k: wanted };
+    let active: Vec<(usize, Option<BanditArm>)> = match (&config.bandit, &input.scores) {
+        (Some(bandit), Some(scores)) => {
+            let counts = bandit.split(wanted, seed ^ SPLIT);
+            let picks = select_by_shares(input, scores, config, counts, ask, &mut active_rng)?;
+            picks.into_iter().map(|(row, arm)| (row, Some(arm))).collect()
+        }
+        _ => {
+            let picks = select_active(input, config, strategy, ask, &mut active_rng)?;
+            picks.into_iter().map(|row| (row, None)).collect()
+        }
+    };
 
     // Empty pools have an empty plan, so nothing divides by their zero.
     let propensity = control.len() as f64 / input.candidates.max(1) as f64;
@@ -170,14 +199,14 @@ pub fn plan(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<Pla
         let due = share.of(rank + 1) > share.of(rank);
         // When a cap leaves the active arm short, the control samples left over follow at the end.
         let next = if due { None } else { active.next() };
-        let (index, arm) = match next {
-            Some(row) => (row, Arm::Active),
+        let (index, arm, bandit_arm) = match next {
+            Some((row, bandit_arm)) => (row, Arm::Active, bandit_arm),
             None => match control.next() {
-                Some(row) => (row, Arm::RandomControl),
+                Some(row) => (row, Arm::RandomControl, None),
                 None => break,
             },
         };
-        items.push(PlannedItem { index, arm, propensity, value: None, coverage_gain: None });
+        items.push(PlannedItem { index, arm, bandit_arm, propensity, value: None, coverage_gain: None });
     }
     if let Some(scores) = &input.scores {
         let rows: Vec<usize> = items.iter().map(|item| item.index).collect();
@@ -198,9 +227,15 @@ pub fn select(input: &PlanInput<'_>, config: &PlanConfig, seed: u64) -> Result<V
     check(input, &PlanConfig { control_share: MIN_CONTROL_SHARE, ..config.clone() })?;
     let rows: Vec<usize> = (0..input.candidates).collect();
     let wanted = config.labels_per_round.min(input.candidates);
-    let mut targets = rows.clone();
+    let mut targets = askable(input);
     let targets = &*draw::sample_front(&mut targets, EPIG_TARGETS, &mut stream(seed, 2));
-    select_active(input, config, config.strategy, &rows, &[], targets, wanted, &mut stream(seed, 1))
+    let ask = Ask { rest: &rows, planned: &[], taken: &[], targets, k: wanted };
+    select_active(input, config, config.strategy, ask, &mut stream(seed, 1))
+}
+
+/// Rows that it is worth knowing more about.
+fn askable(input: &PlanInput<'_>) -> Vec<usize> {
+    (0..input.candidates).filter(|&row| input.barred.is_none_or(|barred| !barred[row])).collect()
 }
 
 /// The number of samples a plan wants.

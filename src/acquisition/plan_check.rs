@@ -22,12 +22,18 @@ pub(super) fn check(input: &PlanInput<'_>, config: &PlanConfig) -> Result<(), Se
             "max_per_family is set but the candidates have no families: pass them, or leave it unset",
         );
     }
+    if config.bandit.is_some() && config.strategy != Strategy::Coverage {
+        return refuse(
+            "the bandit shares a plan among forms of coverage: choose that strategy, or no bandit",
+        );
+    }
     if config.balance && input.families.is_none() {
         return refuse("balance is set but the candidates have no families: pass them, or leave it unset");
     }
     let rows = |column, got: usize| fits(column, input.candidates, got);
     input.images.map_or(Ok(()), |images| rows("images", images.len()))?;
     input.families.map_or(Ok(()), |families| rows("families", families.len()))?;
+    input.barred.map_or(Ok(()), |barred| rows("barred", barred.len()))?;
     let Some(scores) = &input.scores else { return Ok(()) };
     let columns = [
         ("entropy", scores.entropy),
@@ -41,6 +47,13 @@ pub(super) fn check(input: &PlanInput<'_>, config: &PlanConfig) -> Result<(), Se
     }
     scores.answers.map_or(Ok(()), |answers| answers.check(input.candidates))?;
     check_embeddings(input, scores)?;
+    if let Some(reasoning) = scores.reasoning {
+        rows("reasoning", reasoning.len())?;
+        check_finite("reasoning", reasoning)?;
+    }
+    if config.bandit.is_some() && scores.reasoning.is_none() {
+        return Err(SelectError::Missing { strategy: "the bandit", column: "the reasoning term" });
+    }
     check_needs(config.strategy, input.candidates, scores)
 }
 

@@ -46,12 +46,14 @@ impl Pool {
                 margin: &self.margin,
                 model: &self.model,
                 value: &self.value,
+                reasoning: Some(&self.margin),
                 answers: self.answers.as_ref().map(Owned::view),
                 embeddings: Embeddings::new(&self.embeddings, self.dim).expect("whole finite rows"),
             }),
             labelled: Embeddings::new(&self.labelled, self.dim).expect("whole finite rows"),
             images: None,
             families: None,
+            barred: None,
         }
     }
 
@@ -224,6 +226,7 @@ fn without_scores_the_plan_is_random_and_says_so() {
         labelled: Embeddings::empty(),
         images: None,
         families: None,
+        barred: None,
     };
     let cold = plan(&input, &config(Strategy::ValueKCenter), 3).expect("a valid pool");
     assert_eq!((cold.strategy, cold.fallback), (Strategy::Random, Fallback::ColdStart));
@@ -295,6 +298,106 @@ fn balanced_families_take_turns_under_every_strategy() {
         assert!((0..3).all(|family| (7..=9).contains(&count(family))), "{strategy:?}: {active:?}");
         assert!((0..3).all(|family| active[..4].contains(&family)), "{strategy:?}: {active:?}");
     }
+}
+
+#[test]
+fn no_strategy_s_active_arm_takes_what_is_barred_and_the_control_arm_draws_it_all_the_same() {
+    let pool = Pool::scattered(300);
+    let barred: Vec<bool> = (0..300).map(|i| i % 3 == 0).collect();
+    let input = PlanInput { barred: Some(&barred), ..pool.input() };
+    for (strategy, tau) in STRATEGIES.map(|strategy| (strategy, 1.0)).into_iter().chain([
+        // Coverage with u = 1 is blind to values, as are k-center, TypiClust and ProbCover.
+        (Strategy::Coverage, 0.0),
+        (Strategy::Power, 0.0),
+    ]) {
+        let config = PlanConfig { tau, ..config(strategy) };
+        let free = plan(&pool.input(), &config, 4).expect("a valid pool");
+        let plan = plan(&input, &config, 4).expect("a valid pool");
+        let active = || plan.items.iter().filter(|item| item.arm == Arm::Active).map(|item| item.index);
+        assert_eq!((active().count(), active().filter(|&row| barred[row]).count()), (27, 0), "{strategy:?}");
+        assert_eq!(control(&plan), control(&free), "{strategy:?}");
+        assert!(plan.items.iter().all(|item| item.propensity == 3.0 / 300.0), "{strategy:?}");
+    }
+    // Of 3 in 300 the control arm draws one in three from what is barred.
+    let drawn = |seed| control(&plan(&input, &config(Strategy::KCenter), seed).expect("a valid pool"));
+    let hits = (0..1_000).flat_map(drawn).filter(|&row| barred[row]).count();
+    assert!(hits.abs_diff(1_000) < 100, "{hits} of 3000");
+}
+
+#[test]
+fn what_is_barred_fills_up_where_nothing_else_is_left_and_a_bar_draws_nobody_near() {
+    let pool = Pool::scattered(60);
+    let barred: Vec<bool> = (0..60).map(|i| i >= 15).collect();
+    let images: Vec<u32> = (0..60).map(|i| i / 2).collect();
+    let input = PlanInput { barred: Some(&barred), images: Some(&images), ..pool.input() };
+    for strategy in STRATEGIES {
+        let config = PlanConfig { max_per_image: Some(1), ..config(strategy) };
+        let plan = plan(&input, &config, 4).expect("a valid pool");
+        let active: Vec<usize> =
+            plan.items.iter().filter(|item| item.arm == Arm::Active).map(|item| item.index).collect();
+        let first = active.iter().take_while(|&&row| !barred[row]).count();
+        assert!(first >= 6 && active[first..].iter().all(|&row| barred[row]), "{strategy:?}: {active:?}");
+        let distinct: HashSet<u32> = active.iter().map(|&row| images[row]).collect();
+        assert_eq!(distinct.len(), active.len(), "{strategy:?}: the cap holds over both");
+        assert!(active.len() > 15, "{strategy:?}: {active:?}");
+    }
+    // Two crowds, 50 of them barred at 10: coverage with u = 1 has no reason to go there first.
+    let mut crowds = Pool { dim: 1, ..Pool::scattered(60) };
+    crowds.embeddings = (0..60).map(|i| if i < 50 { 10.0 } else { i as f32 / 60.0 }).collect();
+    (crowds.labelled, crowds.answers) = (Vec::new(), None);
+    let barred: Vec<bool> = (0..60).map(|i| i < 49).collect();
+    let input = PlanInput { barred: Some(&barred), labelled: Embeddings::empty(), ..crowds.input() };
+    let config = PlanConfig { tau: 0.0, labels_per_round: 1, spare_share: 0.0, ..config(Strategy::Coverage) };
+    assert_ne!(select(&input, &config, 1).expect("a valid pool"), [49]);
+    let free = PlanInput { barred: None, ..input };
+    assert!(select(&free, &config, 1).expect("a valid pool")[0] < 50, "where the crowd counts it goes first");
+}
+
+#[test]
+fn the_bandit_shares_the_active_arm_and_the_control_arm_is_none_of_its_business() {
+    let pool = Pool::scattered(400);
+    let images: Vec<u32> = (0..400).map(|i| i / 2).collect();
+    let barred: Vec<bool> = (0..400).map(|i| i % 4 == 0).collect();
+    let input = PlanInput { images: Some(&images), barred: Some(&barred), ..pool.input() };
+    let brings = |arm| (arm, if arm == BanditArm::Reasoning { 2.0 } else { 0.0 });
+    let rewards = crate::acquisition::bandit::ARMS.map(brings).repeat(60);
+    let bandit = Bandit::default().observe(&rewards).expect("finite rewards");
+    let shared = PlanConfig {
+        bandit: Some(bandit),
+        labels_per_round: 40,
+        max_per_image: Some(1),
+        ..config(Strategy::Coverage)
+    };
+    let made = plan(&input, &shared, 3).expect("a valid pool");
+    let active: Vec<&PlannedItem> = made.items.iter().filter(|item| item.arm == Arm::Active).collect();
+    let count = |arm| active.iter().filter(|item| item.bandit_arm == Some(arm)).count();
+    let counts = crate::acquisition::bandit::ARMS.map(count);
+    assert_eq!(counts, bandit.split(54, 3 ^ SPLIT));
+    assert!(counts[2] > counts[0] && counts.iter().all(|&n| n >= 6), "{counts:?}");
+    let distinct: HashSet<usize> = made.items.iter().map(|item| item.index).collect();
+    assert_eq!(distinct.len(), 60, "nothing is planned twice");
+    let of_images: HashSet<u32> = active.iter().map(|item| images[item.index]).collect();
+    assert_eq!(of_images.len(), active.len(), "the cap holds over all ways");
+    assert!(active.iter().all(|item| !barred[item.index]));
+    let alone = PlanConfig { bandit: None, ..shared.clone() };
+    assert_eq!(control(&made), control(&plan(&input, &alone, 3).expect("a valid pool")));
+    assert!(made.items.iter().all(|item| item.bandit_arm.is_none() == (item.arm == Arm::RandomControl)));
+    assert_eq!(made, plan(&input, &shared, 3).expect("a valid pool"));
+    // The reasoning term stands in the column of margins here: its way takes from the top of it.
+    let mean = |arm: Option<BanditArm>| {
+        let of: Vec<f32> = active
+            .iter()
+            .filter(|item| arm.is_none_or(|arm| item.bandit_arm == Some(arm)))
+            .map(|item| pool.margin[item.index])
+            .collect();
+        of.iter().sum::<f32>() / of.len() as f32
+    };
+    assert!(mean(Some(BanditArm::Reasoning)) > mean(Some(BanditArm::Coverage)));
+    let scores = pool.input().scores.expect("scores are given");
+    let without = PlanInput { scores: Some(Scores { reasoning: None, ..scores }), ..input };
+    assert!(matches!(plan(&without, &shared, 3), Err(SelectError::Missing { strategy: "the bandit", .. })));
+    let other = PlanConfig { strategy: Strategy::Entropy, ..shared };
+    assert!(matches!(plan(&input, &other, 3), Err(SelectError::Config(_))));
 }
 
 #[test]

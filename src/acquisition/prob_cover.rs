@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(pick(known, 1000, Caps::none()).len(), pool.len(), "what is covered fills up");
         let groups = vec![0; pool.len()];
         let image = Some(GroupCap { groups: &groups, limit: Limit::Each(2) });
-        assert_eq!(pick(known, 5, Caps { image, family: None }).len(), 2);
+        assert_eq!(pick(known, 5, Caps { image, ..Caps::none() }).len(), 2);
     }
 
     proptest! {

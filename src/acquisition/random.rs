@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn a_group_gives_no_more_than_its_cap() {
         let image = Some(GroupCap { groups: &[0, 0, 0, 0, 1, 1], limit: Limit::Each(2) });
-        let caps = Caps { image, family: None };
+        let caps = Caps { image, ..Caps::none() };
         let mut rng = ChaCha8Rng::from_seed([3; 32]);
         let picks = select_at_random(&[0, 1, 2, 3, 4, 5], 6, caps, &mut rng);
         assert_eq!(picks.len(), 4);

@@ -2,9 +2,13 @@
 //!
 //! Early labels should cover the pool, later ones settle what is undecided, and late ones mend reasoning that
 //! is right only now and then. The stage follows signals of each round; `tau` is its smooth form, the power to
-//! which the value is raised as the weight of coverage. Invariant: a decision is a function of the decisions
-//! before it and the signals; it changes stage only after two rounds of agreement, and never back by more than
-//! one. Deliberately absent: the measuring of signals.
+//! which the value is raised as the weight of coverage.
+//!
+//! Labels cover the pool so that the model may be believed on it. A model that is believed for another reason needs
+//! them less: a base that is good and knows how good it is has been taught by somebody else's labels. So coverage
+//! counts as the larger of what labels cover and of what the model has proved to know, the latter only where it is
+//! calibrated. Invariant: a decision is a function of the decisions before it and the signals; it changes stage only
+//! after two rounds of agreement, and never back by more than one. Deliberately absent: the measuring of signals.
 
 use crate::domain::{Decision, Signals, Stage};
 
@@ -18,12 +22,29 @@ const CALIBRATED: f64 = 0.15;
 const SATURATED: f64 = 0.02;
 /// pass@8 less majority@8 above which reasoning is worth mending.
 const IN_REACH: f64 = 0.05;
+/// Answers below which neither competence nor a calibration error is known.
+pub const MIN_PROOF: u64 = 30;
 /// Rounds that must agree before the stage changes.
 const AGREEMENT: u32 = 2;
 
-/// The power of the value at a coverage: `1 / (1 + exp(-(coverage - 0.5) / 0.1))`.
-pub fn tau(coverage: f64) -> f64 {
-    1.0 / (1.0 + (-(coverage - COVERED) / TAU_WIDTH).exp())
+/// The power of the value at a standing, which is a coverage or a competence: `1 / (1 + exp(-(coverage - 0.5) / 0.1))`.
+pub fn tau(standing: f64) -> f64 {
+    1.0 / (1.0 + (-(standing - COVERED) / TAU_WIDTH).exp())
+}
+
+/// What a model knows beyond always giving one answer, of all that there is to know, in `[0, 1]`.
+///
+/// `(accuracy - chance) / (1 - chance)`, the accuracy taken one standard error lower (of Agresti and Coull, so that
+/// it is never 0): a few lucky answers prove nothing. `chance` is what one answer for everything would get. `None`
+/// below thirty answers, or where chance leaves nothing to know.
+pub fn competence(accuracy: f64, of: u64, chance: f64) -> Option<f64> {
+    if of < MIN_PROOF || !(0.0..1.0).contains(&chance) {
+        return None;
+    }
+    let of = of as f64;
+    let share = (accuracy * of + 2.0) / (of + 4.0);
+    let proved = accuracy - (share * (1.0 - share) / (of + 4.0)).sqrt();
+    Some(((proved - chance) / (1.0 - chance)).clamp(0.0, 1.0))
 }
 
 /// Decides the stage of the next round.
@@ -55,8 +76,8 @@ pub fn decide(history: &[Decision], signals: Signals, pinned: Option<Stage>) -> 
             next
         }
     };
-    let smooth = match (signals.coverage, last) {
-        (Some(coverage), _) => tau(coverage),
+    let smooth = match (standing(&signals), last) {
+        (Some(standing), _) => tau(standing),
         (None, Some(last)) => last.tau,
         (None, None) => 0.0,
     };
@@ -66,6 +87,25 @@ pub fn decide(history: &[Decision], signals: Signals, pinned: Option<Stage>) -> 
         None => smooth,
     };
     Decision { stage, tau, proposed, agreed_rounds, pinned, reasons, signals }
+}
+
+/// The calibration error that counts: that of the pool's own random slice, and before there is one that of the
+/// validation split.
+fn calibration(signals: &Signals) -> Option<f64> {
+    signals.calibration_error.or(signals.validation_error)
+}
+
+/// What the model has proved to know; none where its confidence is not known to mean anything.
+fn proof(signals: &Signals) -> Option<f64> {
+    signals.competence.filter(|_| calibration(signals).is_some_and(|error| error <= CALIBRATED))
+}
+
+/// How far the model may be believed on the pool, in `[0, 1]`.
+fn standing(signals: &Signals) -> Option<f64> {
+    match (signals.coverage, proof(signals)) {
+        (Some(coverage), Some(proof)) => Some(coverage.max(proof)),
+        (coverage, proof) => coverage.or(proof),
+    }
 }
 
 /// How many of the latest decisions in a row proposed `proposed`, since the stage last changed.
@@ -90,26 +130,36 @@ impl Stage {
 fn propose(signals: &Signals, current: Option<Stage>) -> (Stage, Vec<String>) {
     let mut reasons = Vec::new();
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-    match signals.coverage {
-        Some(coverage) if coverage < COVERED => {
+    let proved = proof(signals).filter(|&proof| proof >= COVERED);
+    match (signals.coverage, proved) {
+        (Some(coverage), None) if coverage < COVERED => {
             reasons.push(format!(
                 "labels cover {} of the pool, less than {}",
                 percent(coverage),
                 percent(COVERED)
             ));
+            reasons.push(unproved(signals));
         }
-        Some(_) => {}
         // Nothing is known of a new pool; an old one is not thrown back by a signal that failed once.
-        None if current.is_none_or(|stage| stage == Stage::Alignment) => {
+        (None, None) if current.is_none_or(|stage| stage == Stage::Alignment) => {
             reasons.push("how much of the pool the labels cover is not known".into());
+            reasons.push(unproved(signals));
         }
-        None => {}
+        _ => {}
     }
-    if let Some(error) = signals.calibration_error.filter(|&error| error > CALIBRATED) {
+    if let Some(error) = calibration(signals).filter(|&error| error > CALIBRATED) {
         reasons.push(format!("calibration error {} is above {}", percent(error), percent(CALIBRATED)));
     }
     if !reasons.is_empty() {
         return (Stage::Alignment, reasons);
+    }
+    if let Some((proof, coverage)) = proved.zip(signals.coverage).filter(|(_, coverage)| *coverage < COVERED)
+    {
+        reasons.push(format!(
+            "labels cover {} of the pool, but the model is calibrated and knows {} of what there is to know",
+            percent(coverage),
+            percent(proof)
+        ));
     }
     match (signals.slope, signals.slope_error, signals.pass_less_majority) {
         // One standard error of benefit of the doubt: a noisy slope is not a flat one.
@@ -151,6 +201,25 @@ fn propose(signals: &Signals, current: Option<Stage>) -> (Stage, Vec<String>) {
     }
 }
 
+/// Why the model's own competence does not stand in for labels.
+fn unproved(signals: &Signals) -> String {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    match (signals.competence, calibration(signals)) {
+        (None, _) => {
+            format!("what the model knows by itself is not known: {MIN_PROOF} validation samples tell")
+        }
+        (Some(_), None) => "whether the model's confidence means anything is not known".into(),
+        (Some(known), Some(error)) if error <= CALIBRATED => {
+            format!(
+                "the model knows {} of what there is to know, less than {}",
+                percent(known),
+                percent(COVERED)
+            )
+        }
+        (Some(_), Some(_)) => "what the model knows does not count while its confidence is wrong".into(),
+    }
+}
+
 impl Signals {
     /// The same with every number that is not finite left out, so that equal decisions compare equal.
     fn measured(self) -> Self {
@@ -168,6 +237,8 @@ impl Signals {
             model_share: finite(self.model_share),
             reasoning_gain: finite(self.reasoning_gain),
             pass_less_majority: finite(self.pass_less_majority),
+            competence: finite(self.competence),
+            validation_error: finite(self.validation_error),
         }
     }
 }
@@ -223,6 +294,64 @@ mod tests {
         assert_eq!(proposed(Signals { slope: None, ..base }), Boundary);
         assert_eq!(proposed(Signals { coverage: Some(f64::NAN), ..base }), Alignment);
         assert_eq!(proposed(Signals::default()), Alignment);
+    }
+
+    /// What a pool without labels knows of its base.
+    fn fresh(competence: Option<f64>, validation_error: Option<f64>) -> Signals {
+        Signals { coverage: Some(0.0), competence, validation_error, ..Signals::default() }
+    }
+
+    #[test]
+    fn a_competence_by_hand() {
+        // 0.9 of 96: 88.4 of 100 with the two added, so the error is sqrt(0.884 x 0.116 / 100) = 0.0320.
+        let known = competence(0.9, 96, 0.5).expect("enough answers");
+        assert!((known - (0.9 - 0.032_023 - 0.5) / 0.5).abs() < 1e-5, "{known}");
+        assert_eq!(competence(0.5, 96, 0.5), Some(0.0), "as good as one answer for everything");
+        assert_eq!(competence(1.0, 29, 0.0), None);
+        assert_eq!((competence(1.0, 90, 1.0), competence(1.0, 90, f64::NAN)), (None, None));
+        assert!(competence(1.0, 30, 0.25).is_some_and(|known| known > 0.9 && known < 1.0));
+    }
+
+    #[test]
+    fn a_base_that_is_good_and_calibrated_need_not_be_covered_first() {
+        let good = decide(&[], fresh(Some(0.8), Some(0.1)), None);
+        assert_eq!((good.stage, good.tau), (Boundary, tau(0.8)));
+        assert!(good.reasons[0].contains("knows 80.0 %"), "{:?}", good.reasons);
+        for (signals, says) in [
+            (fresh(None, None), "validation samples"),
+            (fresh(Some(0.8), None), "not known"),
+            (fresh(Some(0.8), Some(0.2)), "does not count"),
+            (fresh(Some(0.4), Some(0.1)), "knows 40.0 %"),
+        ] {
+            let weak = decide(&[], signals, None);
+            assert_eq!(weak.stage, Alignment, "{signals:?}");
+            assert!(weak.reasons[1].contains(says), "{:?}", weak.reasons);
+        }
+        assert_eq!(decide(&[], fresh(Some(0.8), Some(0.2)), None).tau, tau(0.0));
+        assert_eq!(
+            decide(&[], fresh(Some(0.4), Some(0.1)), None).tau,
+            tau(0.4),
+            "the smooth form goes with it"
+        );
+    }
+
+    #[test]
+    fn the_pool_s_own_slice_is_believed_before_the_validation_split() {
+        let both = |slice| Signals { calibration_error: Some(slice), ..fresh(Some(0.8), Some(0.1)) };
+        assert_eq!(decide(&[], both(0.16), None).stage, Alignment);
+        let late = Signals { validation_error: Some(0.3), ..both(0.1) };
+        assert_eq!(decide(&[], late, None).stage, Boundary);
+        let covered = Signals { coverage: Some(0.9), ..fresh(Some(0.2), Some(0.1)) };
+        assert_eq!(decide(&[], covered, None).tau, tau(0.9), "the larger of the two counts");
+    }
+
+    #[test]
+    fn a_proof_that_comes_later_takes_two_rounds_as_any_change_does() {
+        let first = decide(&[], fresh(None, None), None);
+        let second = decide(std::slice::from_ref(&first), fresh(Some(0.9), Some(0.05)), None);
+        assert_eq!((second.stage, second.proposed, second.tau), (Alignment, Boundary, tau(0.9)));
+        let third = decide(&[first, second], fresh(Some(0.9), Some(0.05)), None);
+        assert_eq!(third.stage, Boundary);
     }
 
     #[test]

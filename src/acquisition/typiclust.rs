@@ -129,6 +129,6 @@ mod tests {
         assert_eq!(pick(&[], 100, Caps::none()).len(), 70);
         let groups: Vec<u32> = (0..70).map(|i| u32::from(i >= 40)).collect();
         let image = Some(GroupCap { groups: &groups, limit: Limit::Each(1) });
-        assert_eq!(pick(&[], 5, Caps { image, family: None }).len(), 2);
+        assert_eq!(pick(&[], 5, Caps { image, ..Caps::none() }).len(), 2);
     }
 }

@@ -18,6 +18,20 @@ pub enum Arm {
     External,
 }
 
+/// A way of choosing that the bandit gives a share of the active arm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum BanditArm {
+    /// Coverage with equal weights.
+    Coverage,
+    /// Coverage by the full value.
+    FullValue,
+    /// Coverage by the reasoning term.
+    Reasoning,
+    /// Uniform.
+    Random,
+}
+
 /// What a call of `NextBatch` came to. Exhaustion is an answer, not an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

@@ -22,7 +22,7 @@ pub mod training;
 pub mod uncertainty;
 pub mod version;
 
-pub use batch::{Arm, Batch, Fallback, Lease, Outcome, Query, Uncertainty};
+pub use batch::{Arm, BanditArm, Batch, Fallback, Lease, Outcome, Query, Uncertainty};
 pub use error::{Error, Result, Violation};
 pub use gate::{Answered, ExamSample};
 pub use ids::{JobId, LabelId, LeaseId, PoolId, RoundId, SampleId, VersionId};
@@ -34,7 +34,7 @@ pub use policy::{
     Strategy, Training, TrainingMode,
 };
 pub use pool::{Pool, PoolState};
-pub use provenance::{Dropped, FunnelRun, PlanRun, Provenance, Quarantined, Transform, Weights};
+pub use provenance::{BanditShare, Dropped, FunnelRun, PlanRun, Provenance, Quarantined, Transform, Weights};
 pub use round::{Round, RoundState};
 pub use sample::{NewSample, Sample, SampleState, Split};
 pub use savings::{Advice, Call, Savings, SavingsVerdict};

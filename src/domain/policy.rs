@@ -165,9 +165,9 @@ impl Policy {
         check(unit(self.gate.max_hallucination_rise), "gate.max_hallucination_rise", "must be 0 to 1");
         check(unit(self.gate.max_pointing_drop), "gate.max_pointing_drop", "must be 0 to 1");
         check(
-            !self.adaptive.bandit,
+            !self.adaptive.bandit || (self.adaptive.enabled && self.strategy == Strategy::Coverage),
             "adaptive.bandit",
-            "must be false: plans have one active arm, so there are no shares to draw yet",
+            "wants adaptive.enabled and the strategy COVERAGE, whose forms its arms are; or set it to false",
         );
         let stopping = &self.stopping;
         check(
@@ -256,6 +256,9 @@ mod tests {
             price_per_label: Some(f64::NAN),
         };
         let adaptive = Adaptive { bandit: true, ..Adaptive::default() };
+        let shared = Policy { adaptive: adaptive.clone(), ..Policy::default() };
+        assert!(shared.violations("").is_empty(), "the default strategy is coverage");
+        let adaptive = Adaptive { enabled: false, ..adaptive };
         let bad = Policy { adaptive, stopping, abstention: " . ".to_owned(), ..Policy::default() };
         let fields: Vec<_> = bad.violations("").into_iter().map(|v| v.field).collect();
         assert_eq!(

@@ -3,7 +3,7 @@
 //! Invariant: kept with the round as JSON, every field with a default, so that what was written before a field came is
 //! still read. Deliberately absent: the scores themselves and the set of candidates, which is a blob of its own.
 
-use super::{Fallback, Strategy, Time};
+use super::{BanditArm, Fallback, Strategy, Time};
 
 /// The provenance of one round.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -111,6 +111,25 @@ pub struct Quarantined {
     pub reason: String,
 }
 
+/// What labels of one of the bandit's ways of choosing have brought, and its share of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct BanditShare {
+    /// The way.
+    pub arm: BanditArm,
+    /// Its labels, older rounds' counting less.
+    pub labels: f64,
+    /// Sum of what they brought, nats.
+    pub sum: f64,
+    /// Sum of the squares of that.
+    pub squares: f64,
+    /// What a label of it is believed to bring, nats.
+    pub mean: f64,
+    /// Standard error of that.
+    pub error: f64,
+    /// Samples of the plan that it picked.
+    pub planned: u64,
+}
+
 /// What one plan was made of.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
@@ -155,6 +174,10 @@ pub struct PlanRun {
     pub learnability: std::collections::BTreeMap<String, f64>,
     /// Families left out because their labels teach nothing.
     pub quarantined: Vec<Quarantined>,
+    /// Whether the active arm left them out whatever its strategy; where not, they were only worth nothing to it.
+    pub bars: bool,
+    /// The ways that shared the active arm, in their order; empty where there was one strategy.
+    pub bandit: Vec<BanditShare>,
     /// Samples to choose from.
     pub candidates: u64,
     /// Samples labelled, out or planned before.
@@ -188,6 +211,8 @@ impl Default for PlanRun {
             temperature: 1.0,
             learnability: Default::default(),
             quarantined: Vec::new(),
+            bars: false,
+            bandit: Vec::new(),
             candidates: 0,
             labelled: 0,
             snapshot: String::new(),

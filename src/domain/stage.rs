@@ -44,6 +44,11 @@ pub struct Signals {
     pub reasoning_gain: Option<f64>,
     /// pass@8 less majority@8, in `[0, 1]`: what is within the model's reach but not in its habit.
     pub pass_less_majority: Option<f64>,
+    /// What the version knows beyond always giving one answer, of all that there is to know, in `[0, 1]`: on the
+    /// validation split, less a standard error.
+    pub competence: Option<f64>,
+    /// Expected calibration error on the validation split, in `[0, 1]`.
+    pub validation_error: Option<f64>,
 }
 
 /// A round's stage with all that led to it, to be stored as it is.

@@ -112,6 +112,22 @@ impl Service {
         Ok(Evaluated { evaluation, unread, answered, exam })
     }
 
+    /// Evaluates a committed version on both splits, has it point at the evidence, and keeps how well it did.
+    pub(super) async fn try_out(
+        &self,
+        attempt: &Attempt,
+        pool: &Pool,
+        version: &Version,
+    ) -> Result<Evaluated, Interrupted> {
+        let own = Candidate::Version(version);
+        let mut tried = self.evaluate(attempt, pool, Split::Validation, own).await?;
+        self.point(attempt, pool, own, &mut tried).await?;
+        let test = self.evaluate(attempt, pool, Split::Test, own).await?.evaluation;
+        let validation = tried.evaluation.as_ref().map(|evaluation| (evaluation, &tried.answered));
+        self.store.store_evaluation(version.id, validation, test.as_ref()).await?;
+        Ok(tried)
+    }
+
     async fn answer(
         &self,
         candidate: Candidate<'_>,

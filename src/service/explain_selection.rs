@@ -7,10 +7,12 @@ use super::{
     Service,
     columns::Columns,
     planner::{Scene, ranked_by, row_of},
+    shares::by_value,
 };
 use crate::{
     domain::{
-        Arm, PlanRun, Pool, Result, Round, Sample, SampleId, SampleState, Split, Strategy, Uncertainty,
+        Arm, BanditArm, PlanRun, Pool, Result, Round, Sample, SampleId, SampleState, Split, Strategy,
+        Uncertainty,
     },
     store::Planned,
 };
@@ -180,7 +182,8 @@ impl Service {
         let known = rows_of(columns, &plan);
         let active =
             || known.iter().filter(|(planned, _)| planned.entry.arm == Arm::Active).map(|(_, row)| *row);
-        told.cut = active().filter_map(|row| ranked_by(scene, run.used, row)).min_by(f32::total_cmp);
+        let valued = known.iter().filter(|(planned, _)| by_value(&planned.entry)).map(|(_, row)| *row);
+        told.cut = valued.filter_map(|row| ranked_by(scene, run.used, row)).min_by(f32::total_cmp);
         told.nearest = self.nearest(scene, row, &known).await?;
         let family = &columns.names[columns.families[row] as usize];
         if let Some(quarantined) = run.quarantined.iter().find(|q| q.family == *family) {
@@ -233,6 +236,9 @@ fn rows_of<'a>(columns: &Columns, plan: &'a [Planned]) -> Vec<(&'a Planned, usiz
 
 fn in_the_plan(told: Explanation, planned: Planned, run: Option<&PlanRun>) -> Explanation {
     let text = match (planned.entry.arm, planned.entry.value) {
+        (Arm::Active, _) if planned.entry.bandit_arm.is_some() => {
+            format!("picked by the bandit's arm {}, rank {}", way(planned.entry.bandit_arm), planned.rank)
+        }
         (Arm::RandomControl, _) => {
             format!("drawn uniformly for the unbiased slice, rank {}", planned.rank)
         }
@@ -250,6 +256,17 @@ fn in_the_plan(told: Explanation, planned: Planned, run: Option<&PlanRun>) -> Ex
         strategy: run.map(|run| run.used),
         planned: Some(planned),
         ..told
+    }
+}
+
+/// What a way of choosing goes by, in words.
+fn way(arm: Option<BanditArm>) -> &'static str {
+    match arm {
+        None => "none",
+        Some(BanditArm::Coverage) => "COVERAGE: others like it are many, whatever the model thinks of them",
+        Some(BanditArm::FullValue) => "FULL_VALUE: what it would teach about itself and others like it",
+        Some(BanditArm::Reasoning) => "REASONING: what chains of reasoning disagree on, here and nearby",
+        Some(BanditArm::Random) => "RANDOM: the lot fell on it",
     }
 }
 

@@ -28,9 +28,9 @@ pub(super) struct Lesson {
 }
 
 /// Probabilities of the right answer and of "unanswerable" for one sample.
-struct Beliefs {
-    right: f32,
-    unanswerable: f32,
+pub(super) struct Beliefs {
+    pub right: f32,
+    pub unanswerable: f32,
 }
 
 /// Judges `taught`; `answers` are the pool's, and `abstention` is the one that says that there is none.
@@ -72,7 +72,7 @@ pub(super) fn lesson(answers: &[String], abstention: &str, taught: &[Taught]) ->
 }
 
 /// What the two versions believe of a sample; none where its answer is no choice.
-fn beliefs(answers: &[String], abstention: &str, one: &Taught) -> Option<(Beliefs, Beliefs)> {
+pub(super) fn beliefs(answers: &[String], abstention: &str, one: &Taught) -> Option<(Beliefs, Beliefs)> {
     let right = right_class(answers, &one.before)?;
     let space = if one.before.choices.is_empty() { answers } else { &one.before.choices };
     let none = space.iter().position(|choice| normalise(choice) == abstention);
@@ -115,7 +115,7 @@ fn candidates_of(columns: &Columns, family: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{
         super::columns::tests::{columns, row},
         *,
@@ -126,7 +126,7 @@ mod tests {
     };
 
     /// A label of `family` in a round: how probable its answer was before, and after training on it.
-    fn taught(family: &str, round: i64, before: f32, after: f32) -> Taught {
+    pub(in super::super) fn taught(family: &str, round: i64, before: f32, after: f32) -> Taught {
         let learnt = Learnt {
             sample: SampleId::new(),
             family: family.to_owned(),
@@ -137,7 +137,8 @@ mod tests {
             probabilities: vec![before, 1.0 - before],
         };
         let terms = Uncertainty { model: Some(0.5), ..Uncertainty::default() };
-        Taught { before: learnt, after: vec![after, 1.0 - after], after_members: 1, terms, round }
+        let after = vec![after, 1.0 - after];
+        Taught { before: learnt, after, after_members: 1, terms, round, bandit_arm: None }
     }
 
     fn answers() -> Vec<String> {

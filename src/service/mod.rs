@@ -45,6 +45,7 @@ mod samples;
 mod score_round;
 mod score_shards;
 mod shadow_round;
+mod shares;
 mod snapshot;
 mod stage;
 pub mod submit_labels;

@@ -8,11 +8,12 @@ use super::{
     columns::{AnswerColumns, Columns, Information, short},
     embedding_file::Layout,
     lesson::lesson,
+    shares,
     snapshot::Snapshot,
 };
 use crate::{
     acquisition::{self, Answers, Embeddings, PlanConfig, Scores, SelectError},
-    domain::{Arm, Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Stage, Strategy, Time, Version},
+    domain::{Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Stage, Strategy, Time, Version},
     store::{EmbeddingShard, PlanEntry, Scope},
 };
 
@@ -76,6 +77,7 @@ impl Service {
             temperature: funnel.temperature,
             tau: round.map_or(1.0, |round| short(round.tau)),
             balance: round.is_some_and(|round| round.stage == Some(Stage::Alignment)),
+            bars: true,
             ..PlanRun::default()
         };
         let columns = self.read_columns(&scope, funnel.temperature, answers_of(pool, view.strategy)).await?;
@@ -87,6 +89,16 @@ impl Service {
         let taught = self.store.taught(pool.id, version.id, now, TAUGHT_MAX).await?;
         let lesson = lesson(&pool.answers, &pool.policy.abstention, &taught).map_err(Error::internal)?;
         lesson.enter(&columns, &mut run);
+        // What a person has pinned goes before what labels say.
+        let pinned =
+            round.and_then(|round| round.decision.as_ref()).is_some_and(|known| known.pinned.is_some());
+        let adaptive = &pool.policy.adaptive;
+        if adaptive.enabled && adaptive.bandit && view.strategy == Strategy::Coverage && !pinned {
+            let observed = shares::observed(&pool.answers, &pool.policy.abstention, &taught);
+            run.bandit = observed.map_err(Error::internal)?;
+            // Each way weighs as it does in every stage.
+            run.balance = false;
+        }
         run.candidates = columns.candidate.iter().filter(|&&is| is).count() as u64;
         run.labelled = columns.centre.iter().filter(|&&is| is).count() as u64;
         let shards = self.store.embedding_shards(version.id, watermark).await?;
@@ -139,11 +151,12 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
     let group = |column: &[u32]| -> Vec<u32> { rows.iter().map(|&row| column[row]).collect() };
     let (images, families) = (group(&columns.images), group(&columns.families));
     // What a quarantined family would add is worth nothing, by whatever measure.
-    let barred: Vec<bool> =
+    let quarantined: Vec<bool> =
         columns.names.iter().map(|name| run.quarantined.iter().any(|q| q.family == *name)).collect();
+    let barred: Vec<bool> = families.iter().map(|&family| quarantined[family as usize]).collect();
     let gather = |column: &[f32]| -> Vec<f32> {
-        let worth = |row: usize| if barred[columns.families[row] as usize] { 0.0 } else { column[row] };
-        rows.iter().map(|&row| worth(row)).collect()
+        let worth = |(&row, &barred): (&usize, &bool)| if barred { 0.0 } else { column[row] };
+        rows.iter().zip(&barred).map(worth).collect()
     };
     let warm = information.as_ref();
     let [entropy, margin, model, value] = match warm {
@@ -152,6 +165,7 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
         }
         None => Default::default(),
     };
+    let reasoning = warm.map(|known| gather(&known.reasoning));
     let answers = columns.answers.as_ref().and_then(|answers| Distributions::of(answers, &rows));
     let view = |numbers| match layout.dim {
         0 => Ok(Embeddings::empty()),
@@ -163,6 +177,7 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
             margin: &margin,
             model: &model,
             value: &value,
+            reasoning: reasoning.as_deref(),
             answers: answers.as_ref().map(Distributions::view),
             embeddings: view(layout.candidates.halves())?,
         }),
@@ -174,6 +189,7 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
         labelled: view(layout.centres.halves())?,
         images: Some(&images),
         families: Some(&families),
+        barred: run.bars.then_some(&barred),
     };
     let mut config = config(run);
     if looks_at_answers(config.strategy) && warm.is_some() && answers.is_none() {
@@ -186,6 +202,7 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
         PlanEntry {
             sample: columns.ids[row],
             arm: item.arm,
+            bandit_arm: item.bandit_arm,
             propensity: item.propensity as f32,
             value: item.value,
             coverage_gain: item.coverage_gain,
@@ -193,14 +210,17 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
         }
     });
     let items: Vec<PlanEntry> = items.collect();
-    let active = items.iter().filter(|item| item.arm == Arm::Active);
-    let values = active.filter_map(|item| item.uncertainty.and_then(|u| u.information));
+    let values = items
+        .iter()
+        .filter(|item| shares::by_value(item))
+        .filter_map(|item| item.uncertainty.and_then(|u| u.information));
     let cut = values.min_by(f32::total_cmp);
     let run = PlanRun {
         used: plan.strategy,
         fallback: if warm.is_some() { plan.fallback } else { Fallback::ColdStart },
         cut,
         planned: items.len() as i64,
+        bandit: shares::counted(&run.bandit, &items),
         ..run.clone()
     };
     Ok(Choice { items, run })
@@ -264,6 +284,7 @@ fn config(run: &PlanRun) -> PlanConfig {
         balance: run.balance,
         max_per_image: run.max_per_image.map(|most| most as usize),
         max_per_family: run.max_per_family.map(|most| most as usize),
+        bandit: shares::bandit_of(run),
     }
 }
 
@@ -291,7 +312,7 @@ mod tests {
         super::columns::tests::{columns, row},
         *,
     };
-    use crate::domain::Weights;
+    use crate::domain::{Arm, Quarantined, Weights};
     use std::collections::BTreeMap;
 
     fn scene(rows: usize, strategy: Strategy) -> Scene {
@@ -320,6 +341,28 @@ mod tests {
         assert_eq!((choice.items.len(), choice.run.fallback), (15, Fallback::None));
         let run = PlanRun { seed: 6, ..scene.run.clone() };
         assert_ne!(chosen(&Scene { run, ..scene }).items, choice.items);
+    }
+
+    #[test]
+    fn a_quarantined_family_is_left_to_the_control_arm_and_older_plans_replay_as_they_were() {
+        let rows = (0..80).map(|i| row(i, if i % 2 == 0 { "noise" } else { "signal" }, 0.6));
+        let columns = columns(rows.collect());
+        let noise = Quarantined { family: "noise".to_owned(), ..Quarantined::default() };
+        let scene = |bars| {
+            let scene = scene(1, Strategy::Random);
+            let run = PlanRun { bars, quarantined: vec![noise.clone()], ..scene.run };
+            let information = columns.information(&run.weights, &run.learnability).expect("values");
+            Scene { columns: columns.clone(), information: Some(information), run, ..scene }
+        };
+        let count = |bars, arm| {
+            let choice = chosen(&scene(bars));
+            let noisy = |item: &&PlanEntry| row_of(&columns, item.sample).is_some_and(|row| row % 2 == 0);
+            choice.items.iter().filter(|item| item.arm == arm).filter(noisy).count()
+        };
+        assert_eq!(count(true, Arm::Active), 0);
+        assert!(count(false, Arm::Active) > 0, "as plans were made before");
+        assert_eq!(count(true, Arm::RandomControl), count(false, Arm::RandomControl));
+        assert!(count(true, Arm::RandomControl) > 0, "the unbiased slice keeps them");
     }
 
     #[test]

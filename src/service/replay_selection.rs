@@ -139,6 +139,9 @@ fn difference(old: Option<&Planned>, new: Option<&PlanEntry>) -> Option<String> 
     if old.arm != new.arm {
         found.push("arm");
     }
+    if old.bandit_arm != new.bandit_arm {
+        found.push("bandit arm");
+    }
     (!found.is_empty()).then(|| format!("the same sample with other figures: {}", found.join(", ")))
 }
 
@@ -152,6 +155,7 @@ mod tests {
         let entry = PlanEntry {
             sample: SampleId::new(),
             arm: Arm::Active,
+            bandit_arm: None,
             propensity: 0.5,
             value: Some(1.0),
             coverage_gain: None,

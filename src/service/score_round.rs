@@ -27,6 +27,7 @@ impl Service {
         let round = self.store.round_by_id(round).await?;
         let version = self.store.version_by_id(round.version_id).await?;
         if round.decision.is_none() {
+            self.prove(attempt, &pool, &version).await?;
             self.decide_stage(pool.id).await?;
         }
         // Read again: what was decided stands on the round.

@@ -1,13 +1,17 @@
 //! What the next round's plan is to value: the signals are read, the decision is made and kept with its evidence.
 //!
 //! Invariant: a function of what is stored, so that equal histories decide equally, and made once per round: at the end
-//! of the training before it, or, where that did not come to it, before the round is scored. Deliberately absent:
-//! signals that the model would have to be asked for.
+//! of the training before it, or, where that did not come to it, before the round is scored. What the serving version
+//! knows is asked on the validation split, once per version. Deliberately absent: the asking of anything else.
 
-use super::{Service, meter::tried};
+use super::{
+    Service,
+    attempt::{Attempt, Interrupted},
+    meter::tried,
+};
 use crate::{
     acquisition::{self, Embeddings},
-    domain::{Error, Pool, PoolId, Result, Round, Signals, label::normalise},
+    domain::{Error, Evaluation, Pool, PoolId, Result, Round, Signals, Split, Version, label::normalise},
     store::{ControlAnswer, CurvePoint},
 };
 
@@ -36,11 +40,32 @@ impl Service {
         Ok(())
     }
 
+    /// Evaluates a version that nobody has evaluated: the base, before a stage is decided by what it knows.
+    ///
+    /// The first training would do the same, to compare its candidate with it; nothing is asked twice.
+    pub(super) async fn prove(
+        &self,
+        attempt: &Attempt,
+        pool: &Pool,
+        version: &Version,
+    ) -> Result<(), Interrupted> {
+        let known = version.validation.is_some() || !pool.policy.adaptive.enabled;
+        if !known && self.store.count_split(pool.id, Split::Validation).await? > 0 {
+            self.try_out(attempt, pool, version).await?;
+        }
+        Ok(())
+    }
+
     /// What is known when `round` opens, by what came of the one before.
     async fn signals(&self, pool: &Pool, round: &Round) -> Result<Signals> {
+        let known = self.store.version_by_id(round.version_id).await?.validation;
+        let known = match known {
+            Some(known) => proved(&known, self.store.chance(pool).await?),
+            None => Signals::default(),
+        };
         let Some(before) = self.store.round_before(pool.id, round.number).await? else {
             // Nothing is labelled and nothing scored.
-            return Ok(Signals { coverage: Some(0.0), ..Signals::default() });
+            return Ok(Signals { coverage: Some(0.0), ..known });
         };
         let sketch = self.store.pool_sketch(pool.id, &before, SKETCH).await?;
         let shards = self.store.embedding_shards(before.version_id, i64::MAX).await?;
@@ -68,8 +93,18 @@ impl Service {
             calibration_error: acquisition::calibration_error(&recent),
             slope: slope.map(|slope| slope.0),
             slope_error: slope.map(|slope| slope.1),
-            ..Signals::default()
+            ..known
         })
+    }
+}
+
+/// What a version's evaluation proves; nothing where it is of too few answers. It is in the mode by which the pool's
+/// versions are judged: where they reason first, so does the proof.
+fn proved(known: &Evaluation, chance: f64) -> Signals {
+    Signals {
+        competence: acquisition::competence(known.accuracy, known.count, chance),
+        validation_error: (known.count >= acquisition::MIN_PROOF).then_some(known.calibration_error),
+        ..Signals::default()
     }
 }
 
@@ -101,7 +136,7 @@ fn slope(curve: &[CurvePoint]) -> Option<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Evaluation, RoundId};
+    use crate::domain::RoundId;
 
     #[test]
     fn the_majority_is_right_and_the_earliest_where_it_ties() {
@@ -113,6 +148,20 @@ mod tests {
         };
         assert_eq!(judged(&control(&["no", "yes", "yes"], "Yes. ")), (0.75, true));
         assert_eq!(judged(&control(&["no", "yes"], "yes")), (0.75, false));
+    }
+
+    #[test]
+    fn an_evaluation_of_thirty_answers_is_a_proof_and_one_of_fewer_is_none() {
+        let of =
+            |count| Evaluation { count, accuracy: 1.0, calibration_error: 0.05, ..Evaluation::default() };
+        assert_eq!(proved(&of(29), 0.5), Signals::default());
+        let known = proved(&of(30), 0.5);
+        // 32 of 34: one standard error is 0.0403, of a half that is to be known.
+        assert!(
+            known.competence.is_some_and(|known| (known - (1.0 - 2.0 * 0.040_35)).abs() < 1e-4),
+            "{known:?}"
+        );
+        assert_eq!(known.validation_error, Some(0.05));
     }
 
     #[test]

@@ -299,12 +299,6 @@ impl Service {
         {
             return Ok(known);
         }
-        let serves = Candidate::Version(&serving);
-        let mut tried = self.evaluate(attempt, pool, Split::Validation, serves).await?;
-        self.point(attempt, pool, serves, &mut tried).await?;
-        let test = self.evaluate(attempt, pool, Split::Test, serves).await?.evaluation;
-        let validation = tried.evaluation.as_ref().map(|evaluation| (evaluation, &tried.answered));
-        self.store.store_evaluation(serving.id, validation, test.as_ref()).await?;
-        Ok(tried.answered)
+        Ok(self.try_out(attempt, pool, &serving).await?.answered)
     }
 }

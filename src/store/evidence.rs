@@ -4,7 +4,7 @@
 //! deciding, which is a pure function of what is read here.
 
 use super::{Store, pools, text};
-use crate::domain::{Decision, PoolId, Result, Round, RoundId};
+use crate::domain::{Decision, Pool, PoolId, Result, Round, RoundId};
 use futures::TryStreamExt;
 use sqlx::types::Json;
 
@@ -146,6 +146,23 @@ impl Store {
         .await?;
         let terms = [row.visual, row.language, row.reasoning, row.model];
         Ok(terms.iter().all(Option::is_some).then(|| terms.map(Option::unwrap_or_default)))
+    }
+
+    /// Share of the validation samples that one answer for everything would get right: a blind guess, or the commonest
+    /// answer where that is more; 1 where there is no such sample.
+    pub async fn chance(&self, pool: &Pool) -> Result<f64> {
+        let chance = sqlx::query_scalar!(
+            r#"WITH asked AS (
+                   SELECT lower(btrim(reference_answer)) AS answer,
+                          COALESCE(NULLIF(cardinality(choices), 0), NULLIF($2::integer, 0)) AS classes
+                   FROM samples WHERE pool_id = $1 AND split = 'VALIDATION')
+               SELECT GREATEST(
+                   (SELECT avg(COALESCE(1.0 / classes, 0))::float8 FROM asked),
+                   (SELECT max(n)::float8 / sum(n)::float8 FROM (SELECT count(*) AS n FROM asked GROUP BY answer) a))"#,
+            pool.id.0,
+            i32::try_from(pool.answers.len()).unwrap_or(i32::MAX)
+        );
+        Ok(chance.fetch_one(&self.pool).await?.unwrap_or(1.0))
     }
 
     /// Time that an answer takes, seconds: the median of the newest thousand; none where no label tells.

@@ -3,7 +3,7 @@
 //! Deliberately absent: what to make of it, which is the acquisition's.
 
 use super::{Store, scores::from_halves, text};
-use crate::domain::{Arm, PoolId, Result, RoundId, SampleId, Time, Uncertainty, VersionId};
+use crate::domain::{Arm, BanditArm, PoolId, Result, RoundId, SampleId, Time, Uncertainty, VersionId};
 use uuid::Uuid;
 
 /// A labelled sample as one version sees it.
@@ -38,6 +38,8 @@ pub struct Taught {
     pub terms: Uncertainty,
     /// Number of the round that planned it.
     pub round: i64,
+    /// Which of the bandit's ways picked it, where one did.
+    pub bandit_arm: Option<BanditArm>,
 }
 
 impl Store {
@@ -97,7 +99,7 @@ impl Store {
             r#"SELECT l.sample_id AS "sample_id!", s.group_name, s.choices, i.arm, l.normalised AS "normalised!",
                b.members, b.probabilities AS "probabilities!", a.members AS after_members,
                a.probabilities AS "after!", i.entropy AS "entropy!", i.margin AS "margin!", i.model, i.visual, i.language,
-               i.reasoning, i.total, i.imputed, r.number AS round
+               i.reasoning, i.total, i.imputed, i.bandit_arm, r.number AS round
                FROM (SELECT DISTINCT ON (sample_id) sample_id, id, round_id, normalised FROM labels
                      WHERE pool_id = $1 AND kind = 'ANSWER' AND created_at <= $3 ORDER BY sample_id, id) l
                JOIN samples s ON s.id = l.sample_id
@@ -141,7 +143,15 @@ impl Store {
                     imputed: r.imputed,
                 };
                 let after_members = r.after_members.unwrap_or(1).max(1) as usize;
-                Ok(Taught { before, after: from_halves(&r.after), after_members, terms, round: r.round })
+                let bandit_arm = r.bandit_arm.as_deref().map(text::parse).transpose()?;
+                Ok(Taught {
+                    before,
+                    after: from_halves(&r.after),
+                    after_members,
+                    terms,
+                    round: r.round,
+                    bandit_arm,
+                })
             })
             .collect()
     }

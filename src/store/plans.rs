@@ -4,8 +4,8 @@
 
 use super::{Store, jobs, micros, pools, provenance, rounds, text, training};
 use crate::domain::{
-    Arm, Error, Fallback, Job, JobKind, PlanRun, PoolId, Result, RoundId, RoundState, SampleId, Time,
-    Uncertainty, VersionId,
+    Arm, BanditArm, Error, Fallback, Job, JobKind, PlanRun, PoolId, Result, RoundId, RoundState, SampleId,
+    Time, Uncertainty, VersionId,
 };
 use std::time::Duration;
 use uuid::Uuid;
@@ -17,6 +17,8 @@ pub struct PlanEntry {
     pub sample: SampleId,
     /// Why it is in the plan.
     pub arm: Arm,
+    /// Which of the bandit's ways picked it, where one did.
+    pub bandit_arm: Option<BanditArm>,
     /// Probability with which the control arm would have drawn it.
     pub propensity: f32,
     /// What the strategy maximised.
@@ -43,6 +45,7 @@ struct PlannedRow {
     name: String,
     sample_id: Uuid,
     arm: String,
+    bandit_arm: Option<String>,
     propensity: f32,
     value: Option<f32>,
     coverage_gain: Option<f32>,
@@ -71,6 +74,7 @@ impl PlannedRow {
         let entry = PlanEntry {
             sample: SampleId(self.sample_id),
             arm: text::parse(&self.arm)?,
+            bandit_arm: self.bandit_arm.as_deref().map(text::parse).transpose()?,
             propensity: self.propensity,
             value: self.value,
             coverage_gain: self.coverage_gain,
@@ -100,7 +104,7 @@ impl Store {
     pub async fn planned(&self, round: RoundId, ranks: std::ops::Range<i64>) -> Result<Vec<Planned>> {
         let rows = sqlx::query_as!(
             PlannedRow,
-            "SELECT i.rank, s.name, i.sample_id, i.arm, i.propensity, i.value, i.coverage_gain, i.entropy, i.margin, i.model,
+            "SELECT i.rank, s.name, i.sample_id, i.arm, i.bandit_arm, i.propensity, i.value, i.coverage_gain, i.entropy, i.margin, i.model,
                     i.visual, i.language, i.reasoning, i.total, i.imputed
              FROM plan_items i JOIN samples s ON s.id = i.sample_id
              WHERE i.round_id = $1 AND i.rank >= $2 AND i.rank < $3 ORDER BY i.rank",
@@ -300,13 +304,13 @@ async fn insert_items(conn: &mut sqlx::PgConnection, plan: &NewPlan) -> Result<i
     let imputed: Vec<bool> = items.iter().map(|i| i.uncertainty.is_some_and(|u| u.imputed)).collect();
     sqlx::query!(
         "INSERT INTO plan_items (round_id, rank, prelabel, version_id, sample_id, arm, propensity, value, coverage_gain,
-                                 entropy, margin, model, visual, language, reasoning, total, imputed)
+                                 entropy, margin, model, visual, language, reasoning, total, imputed, bandit_arm)
          SELECT $1, $2 + n.i - 1, c.best_answer, $3, n.sample, n.arm, n.propensity, n.value, n.gain, n.entropy, n.margin,
-                n.model, n.visual, n.language, n.reasoning, n.total, n.imputed
+                n.model, n.visual, n.language, n.reasoning, n.total, n.imputed, n.bandit_arm
          FROM unnest($4::uuid[], $5::text[], $6::real[], $7::real[], $8::real[], $9::real[], $10::real[], $11::real[],
-                     $12::real[], $13::real[], $14::real[], $15::real[], $16::boolean[]) WITH ORDINALITY
+                     $12::real[], $13::real[], $14::real[], $15::real[], $16::boolean[], $17::text[]) WITH ORDINALITY
                   AS n(sample, arm, propensity, value, gain, entropy, margin, model, visual, language, reasoning, total,
-                       imputed, i)
+                       imputed, bandit_arm, i)
          LEFT JOIN scores c ON c.version_id = $3 AND c.sample_id = n.sample
          ON CONFLICT (round_id, sample_id) DO NOTHING",
         plan.round.0,
@@ -324,7 +328,8 @@ async fn insert_items(conn: &mut sqlx::PgConnection, plan: &NewPlan) -> Result<i
         &term(|u| u.language) as _,
         &term(|u| u.reasoning) as _,
         &term(|u| u.information) as _,
-        &imputed
+        &imputed,
+        &items.iter().map(|i| i.bandit_arm.as_ref().map(text::of)).collect::<Vec<_>>() as _
     )
     .execute(conn)
     .await?;

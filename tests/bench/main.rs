@@ -6,6 +6,7 @@
 mod add_samples;
 mod models;
 mod next_batch;
+mod planning;
 mod report;
 mod scoring;
 mod selection;
@@ -31,6 +32,9 @@ async fn main() -> anyhow::Result<()> {
     let mut report = Report::default();
     if wanted("next_batch") {
         next_batch::run(&mut report).await?;
+    }
+    if wanted("next_batch_planning") {
+        planning::run(&mut report).await?;
     }
     if wanted("submit_labels") {
         submit_labels::run(&mut report).await?;

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-const DIM: usize = 512;
+/// Width of an embedding.
+pub const DIM: usize = 512;
 const PICKS: usize = 1_000;
 const CLUSTERS: usize = 1_000;
 /// Samples labelled already.
@@ -122,7 +123,7 @@ fn measured(command: &mut Command) -> anyhow::Result<Measured> {
 }
 
 /// Writes unit rows around [`CLUSTERS`] centres, as float32 (4 bytes a number) or float16 (2).
-fn pool(rows: usize, width: usize) -> anyhow::Result<PathBuf> {
+pub fn pool(rows: usize, width: usize) -> anyhow::Result<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     std::fs::create_dir_all(&folder)?;
     let path = folder.join(format!("pool-{rows}.f{}", width * 8));

@@ -103,6 +103,11 @@ impl Server {
         Ok(())
     }
 
+    /// Where it keeps its files.
+    pub fn state_dir(&self) -> &std::path::Path {
+        self._state.path()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -40,7 +40,8 @@ impl Default for Gate {
 pub struct Adaptive {
     /// Whether a stage is decided for every round; else the full value stands.
     pub enabled: bool,
-    /// Whether the shares of the active arms are drawn by what their labels taught. Refused for now: a plan has one.
+    /// Whether the active arm is shared among forms of coverage, by what labels of each have lately taught; a stage is
+    /// decided all the same, and holds where it is pinned.
     pub bandit: bool,
 }
 

@@ -3,7 +3,7 @@
 use super::{
     Check, known,
     provenance::provenance,
-    selection::{DEFAULT_SIZE, arm, fallback, same_pool, uncertainty},
+    selection::{DEFAULT_SIZE, arm, bandit_arm, fallback, same_pool, uncertainty},
     strategy::{strategy, strategy_of},
 };
 use crate::{
@@ -100,6 +100,7 @@ fn planned(pool: &str, item: &PlannedSample) -> pb::PlannedSample {
         uncertainty: item.entry.uncertainty.map(uncertainty),
         value: item.entry.value,
         coverage_gain: item.entry.coverage_gain,
+        bandit_arm: bandit_arm(item.entry.bandit_arm).into(),
     }
 }
 

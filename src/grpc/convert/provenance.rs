@@ -1,8 +1,12 @@
 //! How a round's samples were scored and chosen.
 
-use super::{selection::fallback, strategy::strategy, timestamp};
+use super::{
+    selection::{bandit_arm, fallback},
+    strategy::strategy,
+    timestamp,
+};
 use crate::{
-    domain::{Dropped, FunnelRun, PlanRun, Provenance, Quarantined, Transform},
+    domain::{BanditShare, Dropped, FunnelRun, PlanRun, Provenance, Quarantined, Transform},
     grpc::{names, pb},
 };
 
@@ -53,6 +57,16 @@ fn quarantined(group: &Quarantined) -> pb::QuarantinedGroup {
     }
 }
 
+fn share(share: &BanditShare) -> pb::BanditShare {
+    pb::BanditShare {
+        arm: bandit_arm(Some(share.arm)).into(),
+        label_weight: share.labels,
+        mean: share.mean,
+        standard_error: share.error,
+        planned_count: count(share.planned),
+    }
+}
+
 fn plan(pool: &str, run: &PlanRun) -> pb::PlanAccount {
     pb::PlanAccount {
         first_rank: run.first_rank,
@@ -82,5 +96,6 @@ fn plan(pool: &str, run: &PlanRun) -> pb::PlanAccount {
         candidate_count: count(run.candidates),
         labelled_count: count(run.labelled),
         cut: run.cut,
+        bandit: run.bandit.iter().map(share).collect(),
     }
 }

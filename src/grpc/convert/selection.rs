@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{Check, duration, image_key, known, round::count, stage::stage, timestamp};
 use crate::{
-    domain::{Arm, Batch, Fallback, Lease, LeaseId, Outcome, Query, Result, Uncertainty},
+    domain::{Arm, BanditArm, Batch, Fallback, Lease, LeaseId, Outcome, Query, Result, Uncertainty},
     grpc::{names, pb},
     service::{LiveLease, NextBatch, Release, Renew},
 };
@@ -155,6 +155,16 @@ pub(super) fn arm(arm: Arm) -> pb::Arm {
         Arm::RandomControl => pb::Arm::RandomControl,
         Arm::Relabel => pb::Arm::Relabel,
         Arm::External => pb::Arm::External,
+    }
+}
+
+pub(super) fn bandit_arm(arm: Option<BanditArm>) -> pb::BanditArm {
+    match arm {
+        None => pb::BanditArm::Unspecified,
+        Some(BanditArm::Coverage) => pb::BanditArm::Coverage,
+        Some(BanditArm::FullValue) => pb::BanditArm::FullValue,
+        Some(BanditArm::Reasoning) => pb::BanditArm::Reasoning,
+        Some(BanditArm::Random) => pb::BanditArm::Random,
     }
 }
 

@@ -57,6 +57,8 @@ fn signals(signals: &Signals) -> pb::StageSignals {
         model_share: signals.model_share,
         reasoning_gain: signals.reasoning_gain,
         pass_less_majority: signals.pass_less_majority,
+        competence: signals.competence,
+        validation_error: signals.validation_error,
     }
 }
 

@@ -1,10 +1,16 @@
 //! The arms: ways to choose what is labelled next.
 //!
-//! Invariant: one table, one line each; an arm whose strategy the service does not have (yet) is an error that says so,
-//! never another strategy under its name.
+//! Invariant: one table, one line each; an arm that is not there is an error that says so, never another one under its
+//! name.
+//!
+//! `ours` and the arms that leave a part of it out are the service's whole method: stages, learnability, refitted
+//! weights, calibrated answers. Until it was, `ours` valued labels by the information terms alone; that form is now
+//! `ours_static`, under which name earlier results of `ours` (and of `ours_no_control` and `ours_no_abstention`, with the
+//! part left out) are to be read. Records of the earlier form are refused by the arms that now remember.
 
 use anyhow::bail;
 
+use super::method::{Method, WHOLE};
 use super::teaching::Teaching;
 use crate::domain::Strategy;
 
@@ -37,8 +43,8 @@ pub enum Rule {
     Balanced,
     /// Everything there is, at once.
     Everything,
-    /// The service cannot do it yet.
-    Missing,
+    /// By the service's method, or by parts of it.
+    Method(Method),
 }
 
 /// A way to choose.
@@ -59,7 +65,7 @@ pub struct Arm {
 /// Share of the control arm, the least that the service allows.
 pub const CONTROL: f64 = crate::acquisition::MIN_CONTROL_SHARE;
 
-const OURS: Rule = Rule::Service { control: true, worth: Worth::Information };
+const OURS: Rule = Rule::Method(WHOLE);
 
 const fn arm(name: &'static str, about: &'static str, rule: Rule) -> Arm {
     Arm { name, about, rule, teaching: Teaching::Reasoning, abstention: true }
@@ -83,32 +89,49 @@ pub const ARMS: &[Arm] = &[
     arm("badge", "k-means++ over gradients (1906.03671)", Rule::Strategy(Strategy::Badge)),
     arm("power", "BALD with a power-law lottery (2106.12059)", Rule::Strategy(Strategy::Power)),
     arm("coverage", "uncertainty coverage (2412.20644)", Rule::Strategy(Strategy::Coverage)),
-    arm("ours", "coverage by information value, with a control arm", OURS),
+    arm(
+        "ours",
+        "the service's method: coverage by learnable information value, adapting, with a control arm",
+        OURS,
+    ),
+    arm(
+        "ours_static",
+        "coverage by the information terms alone, with a control arm",
+        Rule::Service { control: true, worth: Worth::Information },
+    ),
     arm(
         "ours_reasoning",
-        "ours, by what is open in one greedy reasoning",
+        "ours_static, by what is open in one greedy reasoning",
         Rule::Service { control: true, worth: Worth::Reasoning },
     ),
     arm(
         "ours_both",
-        "ours, by the entropy of the direct answer and what chains of reasoning disagree on",
+        "ours_static, by the entropy of the direct answer and what chains of reasoning disagree on",
         Rule::Service { control: true, worth: Worth::Both },
     ),
     arm(
         "ours_entropy",
-        "ours, by the entropy of the direct answer",
+        "ours_static, by the entropy of the direct answer",
         Rule::Service { control: true, worth: Worth::Entropy },
     ),
-    arm("ours_bandit", "ours with the bandit over arms", Rule::Missing),
+    arm("ours_bandit", "ours with the bandit over arms", Rule::Method(Method { bandit: true, ..WHOLE })),
     Arm { abstention: false, ..arm("ours_no_abstention", "ours, the annotator has to guess", OURS) },
-    arm("ours_no_learnability", "ours without the learnability of groups", Rule::Missing),
-    arm("ours_no_funnel", "ours with every term for every sample", Rule::Missing),
-    arm("ours_no_adaptive", "ours with fixed weights and stage", Rule::Missing),
     arm(
-        "ours_no_control",
-        "ours without the random slice",
-        Rule::Service { control: false, worth: Worth::Information },
+        "ours_no_learnability",
+        "ours without the learnability of groups",
+        Rule::Method(Method { learnability: false, ..WHOLE }),
     ),
+    arm(
+        "ours_no_funnel",
+        "ours with every term for every sample",
+        Rule::Method(Method { funnel: false, ..WHOLE }),
+    ),
+    arm(
+        "ours_no_adaptive",
+        "ours with fixed weights and stage",
+        Rule::Method(Method { adaptive: false, ..WHOLE }),
+    ),
+    arm("ours_no_control", "ours without the random slice", Rule::Method(Method { control: false, ..WHOLE })),
     taught("answers", "random labels, taught by their answers alone", Teaching::Answers),
     taught("reasoning", "random labels, taught with their reasonings", Teaching::Reasoning),
     taught(
@@ -139,6 +162,13 @@ pub const ARMS: &[Arm] = &[
     arm("full_pool", "every label of the pool", Rule::Everything),
 ];
 
+impl Arm {
+    /// Whether what it chooses depends on what it has seen before, beyond the labels.
+    pub fn remembers(&self) -> bool {
+        matches!(self.rule, Rule::Method(_))
+    }
+}
+
 /// The strategy by which [`Rule::Service`] plans.
 pub fn service_strategy() -> Strategy {
     Strategy::Coverage
@@ -147,14 +177,11 @@ pub fn service_strategy() -> Strategy {
 /// The arm of a name.
 ///
 /// # Errors
-/// When there is none, or the service cannot do it yet.
+/// When there is none.
 pub fn find(name: &str) -> anyhow::Result<&'static Arm> {
     let Some(arm) = ARMS.iter().find(|arm| arm.name == name) else {
         let names: Vec<&str> = ARMS.iter().map(|arm| arm.name).collect();
         bail!("there is no arm {name:?}: choose from {}", names.join(", "));
     };
-    if arm.rule == Rule::Missing {
-        bail!("the arm {name} ({}) is not available yet: leave it out of `arms`", arm.about);
-    }
     Ok(arm)
 }

@@ -1,6 +1,6 @@
 //! One run: an arm and a seed through all budgets, in a process with one thread for tensors.
 //!
-//! Invariant: what a budget comes to is a function of the budgets before it, so a run that was stopped between two
+//! Invariant: what a budget comes to is a function of the budgets before it and of what the arm remembers of them, so a run that was stopped between two
 //! budgets trains the last model again and goes on as if nothing had happened.
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +20,8 @@ use super::config::Experiment;
 use super::learn::Class;
 use super::looking::look;
 use super::mark::mark;
+use super::memory::Memory;
+use super::method::Past;
 use super::record::{Metric, Place, Record};
 use super::select::{Candidates, Choice};
 use crate::engine::{Engine, EngineConfig, MineStats, ModelRef};
@@ -67,19 +69,35 @@ pub async fn run(experiment: &Experiment, arm: &Arm, seed: u64, tell: &Tell) -> 
         done: AtomicU64::new(0),
         total: stages.iter().map(|labels| cost(experiment, &world, *labels)).sum(),
     };
-    let mut known: (Vec<usize>, Option<ModelRef>) = (run.first_labels(), None);
+    place.check(arm, &stages)?;
+    let mut known = Known { labelled: run.first_labels(), memory: Memory::default(), model: None };
     for (stage, labels) in stages.iter().enumerate() {
         if let Some(record) = place.read(*labels)? {
-            known = (record.labelled, None);
+            known = Known::of(record, None);
             run.advance(cost(experiment, &world, *labels), "resuming");
             continue;
         }
         let (record, model) = run.stage(stage, *labels, known).await?;
         place.write(*labels, &record)?;
-        known = (record.labelled, Some(model));
+        // Read back: a run that goes on knows what one that was stopped would know, to the last digit.
+        let record = place.read(*labels)?.context("the record just written is gone")?;
+        known = Known::of(record, Some(model));
     }
     engine.stop();
     place.finish(&stages)
+}
+
+/// Where a run stands between two budgets.
+struct Known {
+    labelled: Vec<usize>,
+    memory: Memory,
+    model: Option<ModelRef>,
+}
+
+impl Known {
+    fn of(record: Record, model: Option<ModelRef>) -> Self {
+        Self { labelled: record.labelled, memory: record.memory.unwrap_or_default(), model }
+    }
 }
 
 /// The numbers of labels after each round; the full pool has only one.
@@ -133,24 +151,27 @@ impl Run<'_> {
         &self,
         stage: usize,
         labels: usize,
-        (mut labelled, mut model): (Vec<usize>, Option<ModelRef>),
+        Known { mut labelled, mut memory, mut model }: Known,
     ) -> anyhow::Result<(Record, ModelRef)> {
         let seed = self.seed.wrapping_mul(1_000).wrapping_add(stage as u64);
         let mut choice = Choice::default();
+        if self.arm.remembers() && memory.seen.is_empty() {
+            (self.tell)(self.share(), "looking at the first labels");
+            choice = self.candidates(None, &labelled).first(&labelled, seed).await?;
+            memory.seen.append(&mut choice.seen);
+        }
         if labels > labelled.len() {
             if model.is_none() && stage > 0 {
                 model = Some(self.train(&labelled, seed - 1, &|| ()).await?.0);
             }
             (self.tell)(self.share(), "choosing");
-            let candidates = Candidates {
-                engine: self.engine,
-                model,
-                world: self.world,
-                images: &self.images,
-                labelled: &labelled,
-            };
-            choice = candidates.choose(self.arm, labels - labelled.len(), seed).await?;
+            let bought = self.buy(&labelled)?.into_iter().collect();
+            let past = Past { memory: &memory, labels: &bought };
+            let candidates = self.candidates(model, &labelled);
+            choice = candidates.choose(self.arm, past, labels - labelled.len(), seed).await?;
             labelled.extend(&choice.rows);
+            memory.seen.append(&mut choice.seen);
+            memory.decisions.extend(choice.decision.take());
         }
         let started = Instant::now();
         let name = format!("{labels} labels: training");
@@ -176,7 +197,13 @@ impl Run<'_> {
         metrics.push(Metric::new("seconds_choose", "", choice.seconds_choose));
         metrics.push(Metric::new("seconds_train", "", seconds_train));
         metrics.push(Metric::new("seconds_examine", "", started.elapsed().as_secs_f64()));
-        Ok((Record { labelled, metrics }, model))
+        metrics.append(&mut choice.figures);
+        let memory = self.arm.remembers().then_some(memory);
+        Ok((Record { labelled, metrics, memory }, model))
+    }
+
+    fn candidates<'b>(&'b self, model: Option<ModelRef>, labelled: &'b [usize]) -> Candidates<'b> {
+        Candidates { engine: self.engine, model, world: self.world, images: &self.images, labelled }
     }
 
     async fn train(

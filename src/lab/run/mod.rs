@@ -11,9 +11,12 @@ mod config;
 mod learn;
 mod looking;
 mod mark;
+mod memory;
+mod method;
 mod parent;
 mod record;
 mod select;
+mod taught;
 mod teaching;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use tokio::process::Command;
 
 use super::super::demo::die_with_parent;
 use super::super::report::CONFIG;
+use super::arms;
 use super::child::MARK;
 use super::config::Experiment;
 use super::record::Place;
@@ -31,6 +32,9 @@ pub async fn run(experiment: &Experiment, path: &Path, jobs: usize) -> anyhow::R
     // Seed by seed, so that a stopped experiment has all arms of the seeds it has.
     let all = (first..=last).flat_map(|seed| experiment.arms.iter().map(move |arm| (arm.clone(), seed)));
     let place = |arm: &str, seed| Place::new(&experiment.out, &experiment.name, arm, seed);
+    for (arm, seed) in all.clone() {
+        place(&arm, seed).check(arms::find(&arm)?, &experiment.stages())?;
+    }
     let (done, todo): (Vec<_>, VecDeque<_>) = {
         let (done, todo): (Vec<_>, Vec<_>) = all.partition(|(arm, seed)| place(arm, *seed).is_done());
         (done, todo.into())

@@ -6,7 +6,10 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+
+use super::arms::Arm;
+use super::memory::Memory;
 
 /// The columns of a CSV.
 pub const HEADER: &str = "experiment,arm,seed,labels,metric,group,value";
@@ -36,6 +39,9 @@ pub struct Record {
     pub labelled: Vec<usize>,
     /// The figures.
     pub metrics: Vec<Metric>,
+    /// What an arm that adapts goes on with; none for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
 }
 
 /// Where one run's files are.
@@ -59,6 +65,24 @@ impl Place {
     /// Whether the run is finished.
     pub fn is_done(&self) -> bool {
         self.csv.is_file()
+    }
+
+    /// Refuses what an arm that remembers did when it did not yet.
+    ///
+    /// # Errors
+    /// When there is a finished budget without a memory.
+    pub fn check(&self, arm: &Arm, stages: &[usize]) -> anyhow::Result<()> {
+        for labels in stages.iter().filter(|_| arm.remembers()) {
+            let old = self.read(*labels)?.is_some_and(|record| record.memory.is_none());
+            ensure!(
+                !old,
+                "{} is of an earlier form of {}, which is now called ours_static: move {} and its CSV away, or rename them",
+                self.record(*labels).display(),
+                arm.name,
+                self.folder.display()
+            );
+        }
+        Ok(())
     }
 
     /// Where a child's complaints go.

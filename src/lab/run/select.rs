@@ -1,7 +1,8 @@
 //! What an arm has labelled next: scores by the present model, then the acquisition module, as the service does it.
 //!
 //! Invariant: a pure function of the model, the labels so far, the arm and the seed. Baselines are the strategies alone
-//! (`acquisition::select`): they have no control arm to pay for. Ours plans by `acquisition::plan` with its control arm.
+//! (`acquisition::select`): they have no control arm to pay for. Ours plans by `acquisition::plan` with its control arm;
+//! what it goes by is `method`'s.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,9 +14,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::super::world::World;
 use super::arms::{Arm, CONTROL, Rule, Worth, service_strategy};
+use super::memory::Seen;
+use super::method::Past;
+use super::record::Metric;
 use super::worth::{Columns, Spent};
 use crate::acquisition::{self, Embeddings, PlanConfig, PlanInput, Scores};
-use crate::domain::{Policy, Strategy};
+use crate::domain::{Decision, Policy, Strategy};
 use crate::engine::{Engine, ModelRef, ScoreItem};
 
 /// What was chosen, and what the choice cost.
@@ -23,6 +27,12 @@ use crate::engine::{Engine, ModelRef, ScoreItem};
 pub struct Choice {
     /// Places in the pool, the most wanted first.
     pub rows: Vec<usize>,
+    /// The same as they were seen, for an arm that remembers.
+    pub seen: Vec<Seen>,
+    /// The stage that they were chosen in, for an arm that decides one.
+    pub decision: Option<Decision>,
+    /// What they were chosen by.
+    pub figures: Vec<Metric>,
     /// Questions that the model was asked.
     pub passes: usize,
     /// Dense operations of the model.
@@ -52,7 +62,7 @@ impl Candidates<'_> {
     ///
     /// # Errors
     /// When a sample cannot be scored.
-    pub async fn choose(&self, arm: &Arm, n: usize, seed: u64) -> anyhow::Result<Choice> {
+    pub async fn choose(&self, arm: &Arm, past: Past<'_>, n: usize, seed: u64) -> anyhow::Result<Choice> {
         let open: Vec<usize> =
             (0..self.world.pool.len()).filter(|row| !self.labelled.contains(row)).collect();
         match arm.rule {
@@ -64,7 +74,7 @@ impl Candidates<'_> {
                 let control = control.then_some(CONTROL);
                 self.scored(&open, service_strategy(), worth, control, n, seed).await
             }
-            Rule::Missing => anyhow::bail!("the arm {} is not available yet", arm.name),
+            Rule::Method(method) => self.by_method(&open, method, past, n, seed).await,
         }
     }
 
@@ -76,6 +86,7 @@ impl Candidates<'_> {
             labelled: Embeddings::empty(),
             images: None,
             families: None,
+            barred: None,
         };
         let picks = acquisition::select(&input, &config(Strategy::Random, n, CONTROL), seed)?;
         let rows = picks.into_iter().map(|at| open[at]).collect();
@@ -131,12 +142,14 @@ impl Candidates<'_> {
                 margin: &columns.margin,
                 model: &columns.model,
                 value: &value,
+                reasoning: None,
                 answers: Some(columns.answers()),
                 embeddings: Embeddings::new(here, dim)?,
             }),
             labelled: Embeddings::new(there, dim)?,
             images: None,
             families: None,
+            barred: None,
         };
         let picks = match control {
             None => acquisition::select(&input, &config(strategy, n, CONTROL), seed)?,
@@ -151,6 +164,7 @@ impl Candidates<'_> {
             flops: spent.flops,
             seconds_score,
             seconds_choose: started.elapsed().as_secs_f64(),
+            ..Choice::default()
         })
     }
 
@@ -188,7 +202,8 @@ impl Candidates<'_> {
     }
 }
 
-fn config(strategy: Strategy, n: usize, control_share: f64) -> PlanConfig {
+/// A plan of `n` samples and no more.
+pub(super) fn config(strategy: Strategy, n: usize, control_share: f64) -> PlanConfig {
     PlanConfig {
         strategy,
         labels_per_round: n,

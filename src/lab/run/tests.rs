@@ -49,7 +49,7 @@ fn csv(out: &Path, arm: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_stopped_between_budgets_ends_in_the_same_csv() -> anyhow::Result<()> {
     let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
-    let arm = arms::find("ours")?;
+    let arm = arms::find("ours_bandit")?;
     let whole = tiny(folders[0].path());
     child::run(&whole, arm, 1, &|_, _| ()).await?;
 
@@ -67,13 +67,15 @@ async fn a_run_that_was_stopped_between_budgets_ends_in_the_same_csv() -> anyhow
     assert!(!place.is_done());
     child::run(&stopped, arm, 1, &|_, _| ()).await?;
 
-    let (one, other) = (csv(folders[0].path(), "ours"), csv(folders[1].path(), "ours"));
+    let (one, other) = (csv(folders[0].path(), arm.name), csv(folders[1].path(), arm.name));
     assert_eq!(one, other);
     for wanted in [
         ",4,accuracy_reasoned,balanced,",
         ",12,accuracy_direct,counterfactual,",
         ",8,labels_outlier,,",
         ",12,steps,,",
+        ",12,method_tau,,",
+        ",12,method_weight,model,",
     ] {
         assert!(one.contains(wanted), "{wanted} is missing:\n{one}");
     }
@@ -86,7 +88,7 @@ async fn all_arms_begin_alike_and_buy_as_many_labels() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let experiment = tiny(folder.path());
     let mut first = Vec::new();
-    for name in ["random", "margin", "ours_no_abstention", "oracle_balanced"] {
+    for name in ["random", "margin", "ours_static", "ours_no_abstention", "oracle_balanced"] {
         child::run(&experiment, arms::find(name)?, 1, &|_, _| ()).await?;
         let place = Place::new(&experiment.out, &experiment.name, name, 1);
         let read = |labels| place.read(labels).map(|record| record.map(|r| r.labelled).unwrap_or_default());
@@ -121,10 +123,23 @@ fn every_committed_experiment_is_sound() -> anyhow::Result<()> {
 fn an_arm_that_is_not_there_says_what_is() {
     let unknown = arms::find("magic").expect_err("no such arm").to_string();
     assert!(unknown.contains("magic") && unknown.contains("oracle_balanced"), "{unknown}");
-    if let Some(missing) = ARMS.iter().find(|arm| arm.rule == arms::Rule::Missing) {
-        let told = arms::find(missing.name).expect_err("not available").to_string();
-        assert!(told.contains("not available yet"), "{told}");
-    }
+}
+
+#[test]
+fn a_record_of_an_earlier_form_is_refused_by_an_arm_that_remembers() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let place = Place::new(folder.path(), "tiny", "ours", 1);
+    place.make()?;
+    let old = record::Record { labelled: vec![1], metrics: Vec::new(), memory: None };
+    place.write(4, &old)?;
+    assert!(!std::fs::read_to_string(folder.path().join("runs/ours-1/000004.json"))?.contains("memory"));
+    let told = place.check(arms::find("ours")?, &[4, 8]).expect_err("no memory").to_string();
+    assert!(told.contains("ours_static"), "{told}");
+    place.check(arms::find("ours_static")?, &[4, 8])?;
+    let new = record::Record { memory: Some(memory::Memory::default()), ..old };
+    place.write(4, &new)?;
+    assert_eq!(place.read(4)?, Some(new));
+    place.check(arms::find("ours")?, &[4, 8])
 }
 
 #[test]

@@ -41,6 +41,7 @@ async fn with_control_labels(db: PgPool, policy: Policy, count: usize) -> (World
     let entry = |sample: &SampleId| PlanEntry {
         sample: *sample,
         arm: Arm::RandomControl,
+        bandit_arm: None,
         propensity: 0.5,
         value: None,
         coverage_gain: None,

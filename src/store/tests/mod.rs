@@ -82,6 +82,7 @@ impl World {
         let entry = |sample, uncertainty| PlanEntry {
             sample,
             arm: Arm::Active,
+            bandit_arm: None,
             propensity: 0.25,
             value: Some(1.5),
             coverage_gain: None,

@@ -67,6 +67,29 @@ async fn a_decision_is_kept_with_its_evidence_and_equal_histories_decide_equally
 }
 
 #[sqlx::test]
+async fn what_the_base_knows_is_asked_once_before_its_first_stage_is_decided(db: PgPool) {
+    let stage = stage(db).await;
+    stage.pool("light", policy(), 40).await;
+    let more: Vec<_> = (100..130).map(|i| sample(i, Split::Validation)).collect();
+    let bright = |s: &IncomingSample| s.reference_answer.as_deref() == Some("bright");
+    let all: Vec<_> = (40..46).map(|i| sample(i, Split::Validation)).chain(more.clone()).collect();
+    let often = all.iter().filter(|s| bright(s)).count();
+    let chance = often.max(all.len() - often) as f64 / all.len() as f64;
+    stage.service.add_samples("light", more).await.expect("an intake");
+    stage.labelled_round("light", "r1").await;
+    let known = stage.serving("light").await.validation.expect("asked before the first plan");
+    assert_eq!(known.count, 36);
+    let first = stage.service.get_round("light", 1).await.expect("the round").decision.expect("its grounds");
+    let expected = crate::acquisition::competence(known.accuracy, known.count, chance);
+    assert_eq!(first.signals.competence, expected, "{first:?}");
+    assert_eq!(first.signals.validation_error, Some(known.calibration_error));
+    stage.work().await;
+    let pool = stage.service.get_pool("light").await.expect("the pool");
+    let curve = stage.service.store.control_curve(pool.id).await.expect("a curve");
+    assert_eq!(curve.iter().map(|point| point.marks.len()).collect::<Vec<_>>(), [36, 36]);
+}
+
+#[sqlx::test]
 async fn a_pinned_stage_holds_from_the_next_round_and_is_undone(db: PgPool) {
     let stage = stage(db).await;
     stage.pool("light", policy(), 40).await;

@@ -1,5 +1,6 @@
 //! The loop at the level of use cases: real Postgres, a tiny real model, a clock that tests move.
 
+mod bandit;
 mod endings;
 mod intake;
 mod learning;
