@@ -18,8 +18,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 const DEFAULTS: &str = include_str!("../deploy/config/default.toml");
 const ENVIRONMENT_PREFIX: &str = "ACTIVE_VLM";
 /// Where `worker.crash_at` can have the process die, in the order of a round.
-const CRASH_POINTS: [&str; 8] =
-    ["scoring", "views", "chains", "before_plan", "after_plan", "training", "before_commit", "after_commit"];
+const CRASH_POINTS: [&str; 9] = [
+    "scoring",
+    "views",
+    "chains",
+    "before_plan",
+    "after_plan",
+    "training",
+    "reasoning",
+    "before_commit",
+    "after_commit",
+];
 /// Bytes of an answer beside the one image that it must be able to carry.
 const ANSWER_BYTES: usize = 65_536;
 

@@ -26,7 +26,7 @@ async fn a_training_lost_after_it_reasoned_goes_on_to_the_same_weights(db: PgPoo
     stage.labelled_round("whole", "r1").await;
     stage.work().await;
     let done = &stage.trainings("whole").await[0];
-    assert_eq!((done.state, done.progress.total), (JobState::Succeeded, 20), "{done:?}");
+    assert_eq!(done.state, JobState::Succeeded, "{done:?}");
     let curve = stage.service.store.training_steps(done.id, 1, None, 100).await.expect("a curve");
     assert_eq!(curve.len(), 20);
     assert!(curve[9].parts.contains_key("reasoning") && !curve[9].parts.contains_key("preference"));
