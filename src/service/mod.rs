@@ -5,6 +5,7 @@
 //! Deliberately absent: wire types, SQL, tensors.
 
 pub mod attempt;
+mod background;
 mod check;
 mod checkpoints;
 pub mod clock;

@@ -4,7 +4,7 @@
 //! and run give an equal choice. Deliberately absent: writing anything down.
 
 use super::{
-    Service,
+    Service, background,
     columns::{AnswerColumns, Columns, Information, short},
     embedding_file::Layout,
     lesson::lesson,
@@ -133,14 +133,14 @@ impl Service {
         Ok(Scene { columns, information: Some(information), shards, run })
     }
 
-    /// Makes the choice, off the runtime; the scene comes back with it.
+    /// Makes the choice, off the runtime and behind whoever asks meanwhile; the scene comes back with it.
     pub(super) async fn choose(&self, scene: Scene) -> Result<(Scene, Choice)> {
         let layout = self.lay_out(&scene.columns, &scene.shards).await?;
-        let task = tokio::task::spawn_blocking(move || {
+        let chosen = background::behind(move || {
             let choice = choose(&scene, &layout)?;
             Ok::<_, SelectError>((scene, choice))
         });
-        task.await.map_err(Error::internal)?.map_err(Error::internal)
+        chosen.await?.map_err(Error::internal)
     }
 }
 
