@@ -6,7 +6,7 @@
 use crate::domain::{Error, Result};
 use tokio::sync::oneshot;
 
-/// How far behind: 10 of 19 leaves a ninth of a core that others want too.
+/// How far behind: 10 of 19 leaves a tenth of a core that others want too.
 const NICE: i32 = 10;
 
 /// Runs `work` behind everything else.

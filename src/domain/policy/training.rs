@@ -191,7 +191,7 @@ impl Default for Start {
 
 impl Training {
     /// Every field that is out of its range, each named with `prefix`.
-    pub(super) fn violations(&self, prefix: &str) -> Vec<Violation> {
+    pub fn violations(&self, prefix: &str) -> Vec<Violation> {
         let mut found = Vec::new();
         let mut check = |ok: bool, field: &str, text: &str| {
             if !ok {

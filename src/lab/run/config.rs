@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 use super::super::world::folder::Folder;
 use super::super::world::{ExamSizes, Knobs, World, WorldKind};
-use crate::domain::Refinement;
+use crate::domain::{self, Refinement};
 
 /// An experiment, as its TOML file has it.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
@@ -172,6 +172,15 @@ impl Experiment {
         );
         check(t.batch_size >= 1, "training.batch_size must be at least 1");
         check(t.min_steps >= 1 && t.min_steps <= t.max_steps, "training.min_steps must be 1 to max_steps");
+        check(
+            [t.attention[0], t.attention[1], t.faithfulness]
+                .iter()
+                .all(|weight| (0.0..=1000.0).contains(weight)),
+            "training.attention and training.faithfulness must be 0 to 1000",
+        );
+        // The refinement is a pool's own, with its ranges.
+        let refinement = domain::Training { refinement: t.refinement, ..domain::Training::default() };
+        found.extend(refinement.violations("").into_iter().map(|v| format!("{} {}", v.field, v.description)));
         found
     }
 

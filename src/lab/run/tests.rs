@@ -168,3 +168,17 @@ fn steps_depend_on_labels_alone_and_stay_within_their_bounds() {
     let training = Training::default();
     assert_eq!([10, 400, 5000].map(|labels| training.steps(labels)), [60, 140, 220]);
 }
+
+#[test]
+fn a_training_that_makes_no_sense_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().expect("a temp folder");
+    tiny(folder.path());
+    let path = folder.path().join("tiny.toml");
+    let text = std::fs::read_to_string(&path).expect("a configuration");
+    let bad = "[training]\nattention = [-1.0, 0.1]\nrefinement = { share = 5.0, chains = 0 }";
+    std::fs::write(&path, text.replace("[training]", bad)).expect("a writable folder");
+    let error = Experiment::read(&path).expect_err("three violations").to_string();
+    for named in ["training.attention", "training.refinement.share", "training.refinement.chains"] {
+        assert!(error.contains(named), "{error}");
+    }
+}
