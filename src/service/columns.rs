@@ -4,11 +4,11 @@
 //! rows give equal columns, whenever they are read. Entropies and model terms are those at the round's temperature.
 //! Deliberately absent: embeddings, which lie in a file.
 
-use super::{Service, groups::Groups};
+use super::{Service, background, groups::Groups};
 use crate::{
     acquisition::{SelectError, impute, nested, temperature, value},
     domain::{Error, Result, SampleId, Uncertainty, Weights, label::normalise, uncertainty},
-    store::{Scope, ScoreRow, Unscored, from_halves},
+    store::{Scope, ScoreRow, Store, Unscored, from_halves},
 };
 use half::f16;
 use std::collections::BTreeMap;
@@ -92,25 +92,32 @@ impl Service {
         temperature: f64,
         answers: Option<&[String]>,
     ) -> Result<Columns> {
-        let (mut columns, mut groups) = (Columns::default(), Groups::new());
-        columns.answers = answers.map(|_| AnswerColumns::default());
-        let mut failed = None;
-        // A temperature of 1 changes nothing: the figures that are kept will do.
-        let temper = temperature != 1.0;
-        let take = |row| {
-            if let Err(error) = columns.push(
-                row,
-                &mut groups,
-                temper.then_some(temperature as f32),
-                answers.unwrap_or_default(),
-            ) {
-                failed.get_or_insert(error);
-            }
-        };
-        self.store.read_scores(scope, temper || answers.is_some(), take).await?;
-        columns.names = groups.names;
-        failed.map_or(Ok(columns), |error| Err(Error::internal(error)))
+        let (store, scope) = (self.store.clone(), *scope);
+        let answers = answers.map(<[String]>::to_vec);
+        background::reading(move || async move { columns(&store, &scope, temperature, answers).await }).await
     }
+}
+
+async fn columns(
+    store: &Store,
+    scope: &Scope,
+    temperature: f64,
+    answers: Option<Vec<String>>,
+) -> Result<Columns> {
+    let (mut columns, mut groups) = (Columns::default(), Groups::new());
+    columns.answers = answers.as_ref().map(|_| AnswerColumns::default());
+    let mut failed = None;
+    // A temperature of 1 changes nothing: the figures that are kept will do.
+    let tempered = (temperature != 1.0).then_some(temperature as f32);
+    let space = answers.as_deref().unwrap_or_default();
+    let take = |row| {
+        if let Err(error) = columns.push(row, &mut groups, tempered, space) {
+            failed.get_or_insert(error);
+        }
+    };
+    store.read_scores(scope, tempered.is_some() || answers.is_some(), take).await?;
+    columns.names = groups.names;
+    failed.map_or(Ok(columns), |error| Err(Error::internal(error)))
 }
 
 impl Columns {

@@ -102,8 +102,7 @@ impl Service {
         run.candidates = columns.candidate.iter().filter(|&&is| is).count() as u64;
         run.labelled = columns.centre.iter().filter(|&&is| is).count() as u64;
         let shards = self.store.embedding_shards(version.id, watermark).await?;
-        let information = columns.information(&run.weights, &run.learnability).map_err(Error::internal)?;
-        Ok(Scene { columns, information: Some(information), shards, run })
+        warm(columns, shards, run).await
     }
 
     /// What an earlier plan was made of, as it was then.
@@ -129,19 +128,32 @@ impl Service {
         }
         (columns.candidate, columns.centre) = (candidate, centre);
         let shards = self.store.embedding_shards(version, watermark).await?;
-        let information = columns.information(&run.weights, &run.learnability).map_err(Error::internal)?;
-        Ok(Scene { columns, information: Some(information), shards, run })
+        warm(columns, shards, run).await
     }
 
     /// Makes the choice, off the runtime and behind whoever asks meanwhile; the scene comes back with it.
     pub(super) async fn choose(&self, scene: Scene) -> Result<(Scene, Choice)> {
-        let layout = self.lay_out(&scene.columns, &scene.shards).await?;
+        let service = self.clone();
+        let laid = background::reading(move || async move {
+            let layout = service.lay_out(&scene.columns, &scene.shards).await?;
+            Ok((scene, layout))
+        });
+        let (scene, layout) = laid.await?;
         let chosen = background::behind(move || {
             let choice = choose(&scene, &layout)?;
             Ok::<_, SelectError>((scene, choice))
         });
         chosen.await?.map_err(Error::internal)
     }
+}
+
+/// A scene with what its columns come to, which regressions find.
+async fn warm(columns: Columns, shards: Vec<EmbeddingShard>, run: PlanRun) -> Result<Scene> {
+    let valued = background::behind(move || {
+        let information = columns.information(&run.weights, &run.learnability)?;
+        Ok::<_, SelectError>(Scene { columns, information: Some(information), shards, run })
+    });
+    valued.await?.map_err(Error::internal)
 }
 
 /// Chooses among the candidates of a scene.
