@@ -53,6 +53,8 @@ pub struct Policy {
     pub spare_share: f64,
     /// Share of the plan drawn uniformly: the unbiased slice.
     pub control_share: f64,
+    /// Share of a round's labels that ask another annotator about labels which are probably wrong.
+    pub relabel_share: f64,
     /// Annotators per sample at most, 1 to 32.
     pub max_labels: u32,
     /// Equal answers that settle a sample before `max_labels` are in.
@@ -104,6 +106,7 @@ impl Default for Policy {
             labels_per_round: 100,
             spare_share: 0.5,
             control_share: 0.1,
+            relabel_share: 0.0,
             max_labels: 1,
             quorum: 1,
             lease_ttl: Duration::from_secs(30 * 60),
@@ -145,6 +148,11 @@ impl Policy {
             (0.1..=1.0).contains(&self.control_share),
             "control_share",
             "must be 0.1 to 1: the random slice is what every figure rests on",
+        );
+        check(
+            (0.0..=0.5).contains(&self.relabel_share),
+            "relabel_share",
+            "must be 0 to 0.5: a round is for new samples first",
         );
         check((1..=32).contains(&self.max_labels), "max_labels", "must be 1 to 32");
         check((1..=self.max_labels.max(1)).contains(&self.quorum), "quorum", "must be 1 to max_labels");

@@ -178,6 +178,8 @@ pub struct PlanRun {
     pub bars: bool,
     /// The ways that shared the active arm, in their order; empty where there was one strategy.
     pub bandit: Vec<BanditShare>,
+    /// Labelled samples that it asks about again, in their order; they count against the labels that the round wanted.
+    pub doubted: Vec<super::SampleId>,
     /// Samples to choose from.
     pub candidates: u64,
     /// Samples labelled, out or planned before.
@@ -213,6 +215,7 @@ impl Default for PlanRun {
             quarantined: Vec::new(),
             bars: false,
             bandit: Vec::new(),
+            doubted: Vec::new(),
             candidates: 0,
             labelled: 0,
             snapshot: String::new(),

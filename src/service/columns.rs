@@ -11,7 +11,7 @@ use crate::{
     store::{Scope, ScoreRow, Store, Unscored, from_halves},
 };
 use half::f16;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Columns of one row per scored sample, in the order of their embeddings.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -128,6 +128,14 @@ impl Columns {
     /// Rows that a plan may choose from.
     pub fn candidates(&self) -> Vec<usize> {
         (0..self.len()).filter(|&row| self.candidate[row]).collect()
+    }
+
+    /// Takes samples out of what may be chosen.
+    pub fn withdraw(&mut self, samples: &[SampleId]) {
+        let samples: HashSet<&SampleId> = samples.iter().collect();
+        for (candidate, id) in self.candidate.iter_mut().zip(&self.ids) {
+            *candidate &= !samples.contains(id);
+        }
     }
 
     /// Columns of samples that no version has looked at: a cold start chooses by nothing but their groups.

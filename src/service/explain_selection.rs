@@ -242,6 +242,10 @@ fn in_the_plan(told: Explanation, planned: Planned, run: Option<&PlanRun>) -> Ex
         (Arm::RandomControl, _) => {
             format!("drawn uniformly for the unbiased slice, rank {}", planned.rank)
         }
+        (Arm::Relabel, _) => format!(
+            "labelled before, asked again: the model finds another answer more probable, rank {}",
+            planned.rank
+        ),
         (_, Some(value)) => {
             format!("chosen by the strategy for its value of {value:.4}, rank {}", planned.rank)
         }

@@ -13,9 +13,11 @@ use super::{
 };
 use crate::{
     acquisition::{self, Answers, Embeddings, PlanConfig, Scores, SelectError},
-    domain::{Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Stage, Strategy, Time, Version},
+    domain::{Arm, Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Stage, Strategy, Time, Version},
     store::{EmbeddingShard, PlanEntry, Scope},
 };
+
+use std::collections::{HashMap, HashSet};
 
 /// Labelled samples that weights are fitted on at most.
 const TAUGHT_MAX: usize = 5_000;
@@ -80,7 +82,8 @@ impl Service {
             bars: true,
             ..PlanRun::default()
         };
-        let columns = self.read_columns(&scope, funnel.temperature, answers_of(pool, view.strategy)).await?;
+        let mut columns =
+            self.read_columns(&scope, funnel.temperature, answers_of(pool, view.strategy)).await?;
         if !columns.candidate.contains(&true) {
             let columns = Columns::cold(self.store.unscored_candidates(&scope).await?);
             run.candidates = columns.len() as u64;
@@ -98,6 +101,12 @@ impl Service {
             run.bandit = observed.map_err(Error::internal)?;
             // Each way weighs as it does in every stage.
             run.balance = false;
+        }
+        let most = (f64::from(view.labels_per_round) * pool.policy.relabel_share) as usize;
+        if most > 0 {
+            let round = round.map(|round| round.id);
+            run.doubted = self.doubted(pool, version.id, round, most).await?;
+            columns.withdraw(&run.doubted);
         }
         run.candidates = columns.candidate.iter().filter(|&&is| is).count() as u64;
         run.labelled = columns.centre.iter().filter(|&&is| is).count() as u64;
@@ -221,7 +230,7 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
             uncertainty: warm.map(|information| columns.uncertainty(information, row)),
         }
     });
-    let items: Vec<PlanEntry> = items.collect();
+    let items = ask_again(items.collect(), scene);
     let values = items
         .iter()
         .filter(|item| shares::by_value(item))
@@ -236,6 +245,34 @@ pub(super) fn choose(scene: &Scene, layout: &Layout) -> Result<Choice, SelectErr
         ..run.clone()
     };
     Ok(Choice { items, run })
+}
+
+/// Puts the samples that are asked about again between the others, evenly: every part of a plan that gets labelled has
+/// its share of them.
+fn ask_again(new: Vec<PlanEntry>, scene: &Scene) -> Vec<PlanEntry> {
+    let Scene { columns, information, run, .. } = scene;
+    let doubted: HashSet<SampleId> = run.doubted.iter().copied().collect();
+    let rows = columns.ids.iter().enumerate().filter(|(_, id)| doubted.contains(id));
+    let rows: HashMap<SampleId, usize> = rows.map(|(row, &id)| (id, row)).collect();
+    let again = run.doubted.iter().map(|&sample| PlanEntry {
+        sample,
+        arm: Arm::Relabel,
+        bandit_arm: None,
+        // The control arm draws from those without a label.
+        propensity: 0.0,
+        value: None,
+        coverage_gain: None,
+        uncertainty: information
+            .as_ref()
+            .and_then(|known| Some(columns.uncertainty(known, *rows.get(&sample)?))),
+    });
+    let (total, asked) = (new.len() + run.doubted.len(), run.doubted.len());
+    let (mut new, mut again) = (new.into_iter(), again);
+    let place = |rank: usize| {
+        let due = (rank + 1) * asked / total > rank * asked / total;
+        if due { again.next().or_else(|| new.next()) } else { new.next().or_else(|| again.next()) }
+    };
+    (0..total).map_while(place).collect()
 }
 
 /// Answer distributions of the candidates, as the strategies take them.
@@ -288,7 +325,7 @@ fn answers_of(pool: &Pool, strategy: Strategy) -> Option<&[String]> {
 fn config(run: &PlanRun) -> PlanConfig {
     PlanConfig {
         strategy: run.strategy,
-        labels_per_round: run.labels_per_round as usize,
+        labels_per_round: (run.labels_per_round as usize).saturating_sub(run.doubted.len()),
         spare_share: run.spare_share,
         control_share: run.control_share,
         value_pool_factor: 4,
@@ -324,7 +361,7 @@ mod tests {
         super::columns::tests::{columns, row},
         *,
     };
-    use crate::domain::{Arm, Quarantined, Weights};
+    use crate::domain::{Quarantined, Weights};
     use std::collections::BTreeMap;
 
     fn scene(rows: usize, strategy: Strategy) -> Scene {
@@ -386,6 +423,22 @@ mod tests {
         assert!(choice.items.iter().all(|item| item.uncertainty.is_none() && item.value.is_none()));
         let empty = Scene { columns: Columns::default(), ..cold };
         assert!(chosen(&empty).items.is_empty());
+    }
+
+    #[test]
+    fn what_is_asked_again_is_spread_over_the_plan_and_counts_against_its_labels() {
+        let mut scene = scene(100, Strategy::Entropy);
+        let doubted: Vec<SampleId> = [90, 20].iter().map(|&row: &usize| scene.columns.ids[row]).collect();
+        scene.run.doubted = doubted.clone();
+        scene.columns.withdraw(&doubted);
+        let items = chosen(&scene).items;
+        // 8 new labels and 4 spare ones, and the two.
+        assert_eq!(items.len(), 14);
+        let again = items.iter().enumerate().filter(|(_, item)| item.arm == Arm::Relabel);
+        let again: Vec<_> = again.map(|(rank, item)| (rank, item.sample)).collect();
+        assert_eq!(again, [(6, doubted[0]), (13, doubted[1])]);
+        assert!(items.iter().all(|item| item.arm == Arm::Relabel || !doubted.contains(&item.sample)));
+        assert!(items[6].uncertainty.is_some() && items[6].propensity == 0.0);
     }
 
     #[test]

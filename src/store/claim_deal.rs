@@ -53,7 +53,7 @@ pub(super) async fn deal(
             reach.after = (last.rank, last.slot, last.sample_id);
             for place in picked {
                 let out = handed.get(&place.sample_id).copied().unwrap_or(0);
-                if place.others.len() + out >= max_labels {
+                if place.others.len() + out >= max_labels + place.extra {
                     continue;
                 }
                 let taker = members.iter().copied().find(|&i| {

@@ -12,6 +12,8 @@ pub(super) struct Picked {
     pub(super) round_id: Uuid,
     pub(super) rank: i64,
     pub(super) query: Query,
+    /// Labels wanted of the sample beyond the policy's.
+    pub(super) extra: usize,
     /// Annotators who hold or have labelled another place of the sample.
     pub(super) others: Vec<String>,
     /// Annotators who skipped it.
@@ -97,7 +99,7 @@ pub(super) async fn pick(
     now: Time,
 ) -> Result<Vec<Picked>> {
     let rows = sqlx::query!(
-        r#"SELECT s.sample_id, s.slot, s.round_id AS "round_id!", s.rank, m.name, m.image_keys, m.question, m.choices,
+        r#"SELECT s.sample_id, s.slot, s.round_id AS "round_id!", s.rank, m.extra_labels, m.name, m.image_keys, m.question, m.choices,
                r.number AS round, i.arm, i.propensity, i.entropy, i.margin, i.model, i.visual, i.language,
                i.reasoning, i.total, i.imputed, i.value, i.coverage_gain, i.prelabel, v.number AS version,
                ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id) AS "skipped!",
@@ -161,7 +163,8 @@ pub(super) async fn pick(
             }
             .into_query(pool)?;
             let (sample_id, slot, round_id, rank) = (r.sample_id, r.slot, r.round_id, r.rank);
-            Ok(Picked { sample_id, slot, round_id, rank, query, others: r.others, skipped: r.skipped })
+            let extra = usize::try_from(r.extra_labels).unwrap_or(0);
+            Ok(Picked { sample_id, slot, round_id, rank, query, extra, others: r.others, skipped: r.skipped })
         })
         .collect()
 }

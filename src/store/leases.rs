@@ -45,7 +45,7 @@ pub(super) async fn sweep(conn: &mut PgConnection, pool: &Pool, now: Time) -> Re
              SELECT d.*, s.state = 'UNLABELLED'
                     AND row_number() OVER (PARTITION BY d.sample_id ORDER BY d.slot)
                         + (SELECT count(*) FROM slots o WHERE o.sample_id = d.sample_id)
-                        - count(*) OVER (PARTITION BY d.sample_id) <= $4 AS wanted
+                        - count(*) OVER (PARTITION BY d.sample_id) <= $4::bigint + s.extra_labels AS wanted
              FROM due d JOIN samples s ON s.id = d.sample_id),
          dropped AS (DELETE FROM slots t USING judged j
                      WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND NOT j.wanted),
@@ -160,7 +160,7 @@ impl Store {
                  WHERE t.sample_id = ANY($1) AND t.lease_id = $2 AND t.state = 'PLANNED'
                  AND ($4 OR (SELECT s.name = ANY($3) FROM samples s WHERE s.id = t.sample_id))),
              judged AS (SELECT d.*, s.state = 'UNLABELLED'
-                            AND (SELECT count(*) FROM slots o WHERE o.sample_id = d.sample_id) <= $6 AS wanted
+                            AND (SELECT count(*) FROM slots o WHERE o.sample_id = d.sample_id) <= $6::bigint + s.extra_labels AS wanted
                         FROM mine d JOIN samples s ON s.id = d.sample_id),
              dropped AS (DELETE FROM slots t USING judged j
                          WHERE t.sample_id = j.sample_id AND t.slot = j.slot AND NOT j.wanted),

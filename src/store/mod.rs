@@ -14,6 +14,7 @@ mod claim_desk;
 mod claim_grant;
 mod claim_pick;
 mod columns;
+mod doubts;
 pub mod embedded;
 mod error;
 mod evidence;

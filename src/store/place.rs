@@ -36,6 +36,8 @@ pub(super) struct Desk {
     pub(super) id: SampleId,
     pub(super) state: SampleState,
     pub(super) slots: Vec<Slot>,
+    /// Labels wanted beyond the policy's, as those there are doubted.
+    pub(super) extra: u32,
     /// Equal answers so far, by what they are.
     pub(super) votes: HashMap<String, u32>,
 }
@@ -67,6 +69,7 @@ impl Desk {
         if self.state == SampleState::Labelled {
             return Place::Full("the sample has all the labels it wants".to_owned());
         }
+        let max_labels = max_labels + self.extra;
         let taken = self.slots.iter().filter(|s| !s.planned() || s.out(now)).count();
         if taken >= max_labels as usize {
             return Place::Full(format!("the sample has, or is out for, all of its {max_labels} labels"));
@@ -97,8 +100,8 @@ impl Desk {
         }
         *self.votes.entry(normalised.to_owned()).or_default() += 1;
         let labels = self.slots.iter().filter(|s| !s.planned()).count();
-        let agreed = self.votes.values().any(|&n| n >= policy.quorum);
-        if agreed || labels >= policy.max_labels as usize {
+        let agreed = self.votes.values().any(|&n| n >= policy.quorum + self.extra);
+        if agreed || labels >= (policy.max_labels + self.extra) as usize {
             self.state = SampleState::Labelled;
         }
     }
@@ -127,7 +130,13 @@ mod tests {
     }
 
     fn desk(slots: Vec<Slot>) -> Desk {
-        Desk { id: SampleId(uuid::Uuid::nil()), state: SampleState::Unlabelled, slots, votes: HashMap::new() }
+        Desk {
+            id: SampleId(uuid::Uuid::nil()),
+            state: SampleState::Unlabelled,
+            slots,
+            extra: 0,
+            votes: HashMap::new(),
+        }
     }
 
     #[test]

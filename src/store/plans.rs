@@ -2,7 +2,7 @@
 //!
 //! A plan is appended to, never changed: its ranks go on where they ended.
 
-use super::{Store, jobs, micros, pools, provenance, rounds, text, training};
+use super::{Store, doubts, jobs, micros, pools, provenance, rounds, text, training};
 use crate::domain::{
     Arm, BanditArm, Error, Fallback, Job, JobKind, PlanRun, PoolId, Result, RoundId, RoundState, SampleId,
     Time, Uncertainty, VersionId,
@@ -149,6 +149,11 @@ impl Store {
         }
         // Locked against labels until the places stand: a sample rejected or settled meanwhile gets none.
         let samples: Vec<Uuid> = plan.items.iter().map(|i| i.sample.0).collect();
+        let doubted: Vec<Uuid> =
+            plan.items.iter().filter(|i| i.arm == Arm::Relabel).map(|i| i.sample.0).collect();
+        if !doubted.is_empty() {
+            doubts::open(&mut tx, &samples, &doubted).await?;
+        }
         let wanted = sqlx::query_scalar!(
             "SELECT id FROM samples WHERE id = ANY($1) AND state = 'UNLABELLED' ORDER BY id FOR SHARE",
             &samples
@@ -274,8 +279,9 @@ async fn insert_places(
              SELECT sample_id, array_agg(slot::integer) AS slots FROM slots WHERE sample_id = ANY($4) GROUP BY sample_id)
          SELECT $1, i.sample_id, n.n, $2, i.rank, 'PLANNED'
          FROM plan_items i LEFT JOIN used u ON u.sample_id = i.sample_id
+         JOIN samples s ON s.id = i.sample_id
          CROSS JOIN LATERAL (SELECT n FROM generate_series(0, 31) AS n WHERE n <> ALL(COALESCE(u.slots, '{}')) ORDER BY n
-                             LIMIT GREATEST($3::integer - COALESCE(cardinality(u.slots), 0), 0)) n
+                             LIMIT GREATEST($3::integer + s.extra_labels - COALESCE(cardinality(u.slots), 0), 0)) n
          WHERE i.round_id = $2 AND i.sample_id = ANY($4)
          ORDER BY i.sample_id, n.n
          ON CONFLICT DO NOTHING",

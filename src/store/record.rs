@@ -234,7 +234,7 @@ impl Judge<'_> {
         {
             late = until <= self.now;
             arm = desk.slots[at].arm;
-            if places <= self.policy.max_labels as usize {
+            if places <= (self.policy.max_labels + desk.extra) as usize {
                 self.changes.freed.push((desk.id, desk.slots[at].number));
             } else {
                 // One beyond the overlap, which was lowered while it was out.

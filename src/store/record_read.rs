@@ -28,7 +28,7 @@ pub(super) async fn lock_samples(
     names.sort();
     names.dedup();
     let rows = sqlx::query!(
-        "SELECT id, name, split, state FROM samples WHERE pool_id = $1 AND name = ANY($2)
+        "SELECT id, name, split, state, extra_labels FROM samples WHERE pool_id = $1 AND name = ANY($2)
          ORDER BY id FOR NO KEY UPDATE",
         pool.id.0,
         &names
@@ -56,9 +56,9 @@ pub(super) async fn lock_samples(
         let slot = Slot { number: p.slot, labelled_by: p.annotator, lease, arm };
         slots.entry(p.sample_id).or_default().push(slot);
     }
-    // With one label per sample the first vote settles it, and there are none before it.
+    // With one label per sample the first vote settles it, and there are none before it, unless it is doubted.
     let mut votes: HashMap<Uuid, HashMap<String, u32>> = HashMap::new();
-    if pool.policy.max_labels > 1 {
+    if pool.policy.max_labels > 1 || rows.iter().any(|r| r.extra_labels > 0) {
         let rows = sqlx::query!(
             r#"SELECT sample_id, normalised AS "normalised!", count(*) AS "count!" FROM labels
                WHERE sample_id = ANY($1) AND kind = 'ANSWER' AND normalised IS NOT NULL GROUP BY 1, 2"#,
@@ -75,6 +75,7 @@ pub(super) async fn lock_samples(
             let desk = Desk {
                 id: SampleId(r.id),
                 state: text::parse(&r.state)?,
+                extra: u32::try_from(r.extra_labels).unwrap_or(0),
                 slots: slots.remove(&r.id).unwrap_or_default(),
                 votes: votes.remove(&r.id).unwrap_or_default(),
             };

@@ -29,6 +29,7 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
         labels_per_round: wire.labels_per_round.unwrap_or(usual.labels_per_round),
         spare_share: wire.spare_share.unwrap_or(usual.spare_share),
         control_share: wire.control_share.unwrap_or(usual.control_share),
+        relabel_share: wire.relabel_share.unwrap_or(usual.relabel_share),
         max_labels: wire.max_labels.unwrap_or(usual.max_labels),
         quorum: wire.quorum.unwrap_or(usual.quorum),
         lease_ttl: check.duration(&field("lease_ttl"), wire.lease_ttl).unwrap_or(usual.lease_ttl),
@@ -95,6 +96,7 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
         labels_per_round: Some(policy.labels_per_round),
         spare_share: Some(policy.spare_share),
         control_share: Some(policy.control_share),
+        relabel_share: Some(policy.relabel_share),
         max_labels: Some(policy.max_labels),
         quorum: Some(policy.quorum),
         lease_ttl: Some(duration(policy.lease_ttl)),
@@ -217,6 +219,7 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
             labels_per_round,
             spare_share,
             control_share,
+            relabel_share,
             max_labels,
             quorum,
             lease_ttl,
@@ -288,6 +291,7 @@ mod tests {
             max_per_image: Some(2),
             funnel: Funnel { chain_factor: 0, ..Funnel::default() },
             use_imported: true,
+            relabel_share: 0.25,
             ..Policy::default()
         };
         assert_eq!(from_wire(&mut check, "", &to_wire(&odd)), odd);
@@ -327,6 +331,7 @@ mod tests {
             "funnel",
             "funnel.views",
             "use_imported",
+            "relabel_share",
         ] {
             assert!(copy_field(&mut pb::Policy::default(), &new, path), "{path}");
         }

@@ -120,3 +120,42 @@ async fn labels_that_come_while_the_overlap_changes_are_judged_by_what_it_become
         assert!(wrong.is_empty(), "{wrong:?}");
     }
 }
+
+#[sqlx::test(migrations = "./migrations")]
+async fn a_doubted_sample_wants_one_label_more_than_others_however_its_place_comes_back(db: PgPool) {
+    let world = World::new(db.clone(), up_to(1), 1).await;
+    world.ready().await;
+    world.names("ann", 1, "r1", at(0)).await;
+    assert_eq!(world.answer("ann", "s000", at(1)).await, Accepted);
+    let id = world.store.sample(world.pool.id, "s000").await.unwrap().id;
+    let mut tx = db.begin().await.unwrap();
+    crate::store::doubts::open(&mut tx, &[id.0], &[id.0]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(world.state("s000").await, SampleState::Unlabelled);
+    assert_eq!(world.store.waiting_for_doubts(world.pool.id, None).await.unwrap(), [id]);
+    assert_eq!(world.store.may_be_doubted(&[id], None).await.unwrap(), [], "it waits already");
+
+    world.store.top_up_plan(world.pool.id, at(2)).await.unwrap();
+    world.plan(at(2)).await;
+    assert!(world.names("ann", 1, "r2", at(3)).await.is_empty(), "ann has labelled it");
+    let lease = world.claim("bob", 1, "r3", at(3)).await.unwrap().batch.lease.unwrap();
+    assert!(world.names("cid", 1, "r4", at(3)).await.is_empty(), "one opinion more, not two");
+    assert_eq!(world.store.waiting_for_doubts(world.pool.id, None).await.unwrap(), [], "it is out");
+    let released = world.store.release_lease(world.pool.id, lease.id, lease.token, &[], at(4)).await;
+    assert_eq!(released.unwrap(), 1);
+    assert_eq!(world.names("cid", 1, "r5", at(5)).await, ["s000"], "given back");
+    assert_eq!(world.names("dan", 1, "r6", at(66)).await, ["s000"], "run out");
+    let skip = insert("s000", "skip", Content::Skip("unsure".into()));
+    assert_eq!(codes(&world.submit("dan", "skips", vec![skip], at(67)).await), [Accepted]);
+    assert_eq!(world.names("eve", 1, "r7", at(68)).await, ["s000"], "skipped");
+    assert_eq!(world.answer("eve", "s000", at(69)).await, Accepted);
+    assert_eq!(world.state("s000").await, SampleState::Labelled);
+    assert_eq!(world.answer("bob", "s000", at(70)).await, OverlapFull);
+
+    // Another overlap counts from there.
+    world.set_overlap(2, at(71)).await;
+    assert_eq!(world.state("s000").await, SampleState::Unlabelled);
+    world.set_overlap(1, at(72)).await;
+    assert_eq!(world.state("s000").await, SampleState::Labelled);
+    assert_eq!(world.store.may_be_doubted(&[id], None).await.unwrap(), [id]);
+}
