@@ -1,12 +1,16 @@
 //! One temperature that makes a model's probabilities mean what they say.
 //!
 //! Nats of differently calibrated answer modes cannot be compared, so each mode gets its temperature on the
-//! random slice. Invariant: a temperature never changes the order of the answers and lies in `[0.1, 10]`.
+//! random slice: on answers that were given before anything was learnt from the label. What a model has learnt by heart
+//! it has right, which would ask for a temperature near 0. Invariant: a temperature never changes the order of the answers and lies in `[0.1, 10]`.
 //! Deliberately absent: temperatures per class or sample, which the few labels of a round cannot support.
 
 use serde::{Deserialize, Serialize};
 
 use super::SelectError;
+
+/// Answers that one is fitted on at most, the newest ones: models change.
+pub const NEWEST: usize = 200;
 
 /// Fewer examples than this leave the probabilities as they are.
 const MIN_EXAMPLES: usize = 20;

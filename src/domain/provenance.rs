@@ -23,6 +23,10 @@ pub struct FunnelRun {
     pub temperature: f64,
     /// Labelled control samples it was fitted on.
     pub calibrated_on: u64,
+    /// The same of answers after reasoning, fitted on validation samples.
+    pub reasoned_temperature: f64,
+    /// Validation samples that was fitted on.
+    pub reasoned_calibrated_on: u64,
     /// Samples with a direct answer by the round's version.
     pub scored: u64,
     /// Samples looked at in several views and wordings.
@@ -42,6 +46,8 @@ impl Default for FunnelRun {
         Self {
             temperature: 1.0,
             calibrated_on: 0,
+            reasoned_temperature: 1.0,
+            reasoned_calibrated_on: 0,
             scored: 0,
             views: 0,
             chains: 0,

@@ -26,10 +26,12 @@ pub(super) struct Chain {
 
 impl Chain {
     /// Cuts what was generated at its first ` Answer:`, and at `most` tokens: a batch is generated as long as the
-    /// longest of it may be.
+    /// longest of it may be. A picture's token, which nothing keeps a model from writing, ends it too: read again it
+    /// would ask for a picture that there is not.
     pub fn of(generated: Generated, most: usize, preparer: &Preparer) -> Self {
         let (mut tokens, mark) = (generated.tokens, preparer.mark());
         tokens.truncate(most);
+        tokens.truncate(tokens.iter().position(|&id| id == preparer.image_token()).unwrap_or(most));
         let at = tokens.windows(mark.len()).position(|window| window == mark);
         if let Some(at) = at {
             tokens.truncate(at);

@@ -99,6 +99,11 @@ impl Preparer {
         &self.mark
     }
 
+    /// The id that stands for a part of a picture.
+    pub fn image_token(&self) -> i64 {
+        self.image_token
+    }
+
     /// What ends a reasoning: the words of the mark.
     pub fn stops(&self) -> &Stops {
         &self.stops

@@ -9,20 +9,17 @@ use super::{
     Service,
     attempt::Interrupted,
     check,
-    columns::{Columns, mean, short, tempered},
+    columns::{Columns, tempered},
     preservation::Kept,
     score_round::Scoring,
     score_round::answer_space,
 };
 use crate::{
-    acquisition::{SelectError, funnel::closer, nested, temperature},
-    domain::{Arm, Error, Funnel, FunnelRun, Result, SampleId, job::Progress, label::normalise},
+    acquisition::{SelectError, funnel::closer, nested},
+    domain::{Error, Funnel, FunnelRun, Result, SampleId, job::Progress, label::normalise},
     engine::{Deep, DeepItem, Depth, EngineError},
     store::{Depths, Learnt, Scope, Tier},
 };
-
-/// Labelled control samples that a temperature is fitted on at most.
-const CALIBRATE_ON: usize = 5_000;
 
 /// What a shard of deeper looks came to, or why this engine cannot look so.
 pub(super) type Looked = Result<Vec<Option<Depth>>, String>;
@@ -45,8 +42,12 @@ impl Service {
         let targets = view_targets(&columns, funnel, round.seed as u64).map_err(Error::internal)?;
         let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.viewed[row]).collect();
         // What an earlier scoring of the round found still holds: it is the same version.
-        let before = self.store.provenance(round.id).await?.funnel.filter(|before| before.tried > 0);
-        let kept = match before {
+        let before = self.store.provenance(round.id).await?.funnel;
+        if let Some(before) = &before {
+            run.reasoned_temperature = before.reasoned_temperature;
+            run.reasoned_calibrated_on = before.reasoned_calibrated_on;
+        }
+        let kept = match before.filter(|before| before.tried > 0) {
             Some(before) => Ok(Kept { dropped: before.dropped, tried: before.tried }),
             None if left.is_empty() => Ok(Kept::default()),
             None => self.preserving(scoring, temperature).await?,
@@ -63,7 +64,11 @@ impl Service {
         let targets = chain_targets(&columns, funnel, pool.policy.plan_size(), round.seed as u64)
             .map_err(Error::internal)?;
         let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.reasoned[row]).collect();
-        let reason = self.chains(scoring, &columns, &left).await?;
+        if !left.is_empty() && run.reasoned_calibrated_on == 0 {
+            (run.reasoned_temperature, run.reasoned_calibrated_on) =
+                self.reasoned_temperature(scoring).await?;
+        }
+        let reason = self.chains(scoring, &columns, &left, run.reasoned_temperature).await?;
         if !reason.is_empty() {
             run.skipped = reason;
         }
@@ -78,25 +83,6 @@ impl Service {
             );
         }
         Ok(run)
-    }
-
-    /// The temperature of direct answers, fitted on the labelled control samples, and how many these were.
-    async fn temperature(&self, scoring: &Scoring<'_>) -> Result<(f64, u64), Interrupted> {
-        let Scoring { pool, version, .. } = scoring;
-        let arm = Some(Arm::RandomControl);
-        let learnt = self.store.learnt(pool.id, version.id, arm, self.now(), CALIBRATE_ON).await?;
-        let known: Vec<(Vec<f32>, usize)> = learnt
-            .iter()
-            .filter_map(|one| {
-                let right = right_class(&pool.answers, one)?;
-                let mean = mean(&one.probabilities, one.probabilities.len() / one.members);
-                Some((mean.iter().map(|p| p.ln()).collect(), right))
-            })
-            .collect();
-        let examples: Vec<_> =
-            known.iter().map(|(logits, right)| temperature::Example { logits, right: *right }).collect();
-        let fitted = temperature::fit(&examples).map_err(Error::internal)?;
-        Ok((short(f64::from(fitted.value)), examples.len() as u64))
     }
 
     /// Phase `views`; the answer is why it ended early, empty where it did not.
@@ -133,6 +119,7 @@ impl Service {
         scoring: &Scoring<'_>,
         columns: &Columns,
         rows: &[usize],
+        temperature: f64,
     ) -> Result<String, Interrupted> {
         let funnel = &scoring.pool.policy.funnel;
         let how = Deep {
@@ -145,9 +132,9 @@ impl Service {
             let design =
                 nested::Design { views: depth.views, paraphrases: depth.paraphrases, chains: depth.chains };
             let readable = Some(depth.parsed.as_slice());
-            let p = &depth.probabilities;
+            let p = tempered(&depth.probabilities, depth.classes, temperature as f32);
             let terms =
-                nested::terms(p, depth.classes, design, readable, nested::Estimate::Jackknife).ok()?;
+                nested::terms(&p, depth.classes, design, readable, nested::Estimate::Jackknife).ok()?;
             Some(Depths { sample, visual: 0.0, language: 0.0, reasoning: terms.reasoning? })
         };
         self.phase(scoring, "chains", Tier::Chains, columns, rows, how, None, depths).await

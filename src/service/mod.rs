@@ -52,6 +52,7 @@ mod stage;
 pub mod submit_labels;
 pub mod suspects;
 mod teaching;
+mod temperatures;
 mod train_round;
 mod trainings;
 mod versions;

@@ -86,6 +86,41 @@ impl Store {
             .collect()
     }
 
+    /// The newest labelled samples of the random slice as the versions that planned them saw them, before anything was
+    /// learnt from their labels; the newest first.
+    pub async fn control_before(&self, pool: PoolId, until: Time, limit: usize) -> Result<Vec<Learnt>> {
+        let rows = sqlx::query!(
+            r#"SELECT l.sample_id AS "sample_id!", s.group_name, s.choices, l.normalised AS "normalised!", c.members,
+               c.probabilities AS "probabilities!"
+               FROM (SELECT DISTINCT ON (sample_id) sample_id, id, created_at, normalised FROM labels
+                     WHERE pool_id = $1 AND kind = 'ANSWER' AND arm = 'RANDOM_CONTROL' AND created_at <= $2
+                     ORDER BY sample_id, id) l
+               JOIN samples s ON s.id = l.sample_id
+               CROSS JOIN LATERAL (
+                   SELECT i.version_id FROM rounds r JOIN plan_items i ON i.round_id = r.id
+                   WHERE r.pool_id = $1 AND r.created_at <= l.created_at AND i.sample_id = l.sample_id
+                   AND i.arm = 'RANDOM_CONTROL' ORDER BY r.number DESC LIMIT 1) i
+               JOIN scores c ON c.version_id = i.version_id AND c.sample_id = l.sample_id
+               WHERE s.state <> 'REJECTED' AND c.probabilities IS NOT NULL AND c.scored_at <= l.created_at
+               ORDER BY l.id DESC LIMIT $3"#,
+            pool.0,
+            until,
+            limit as i64
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let learnt = rows.into_iter().map(|r| Learnt {
+            sample: SampleId(r.sample_id),
+            family: r.group_name,
+            choices: r.choices,
+            arm: Arm::RandomControl,
+            answer: r.normalised,
+            members: r.members.unwrap_or(1).max(1) as usize,
+            probabilities: from_halves(&r.probabilities),
+        });
+        Ok(learnt.collect())
+    }
+
     /// The newest samples of earlier rounds' plans whose answers came up to `until`, as their round's version and
     /// `version` see them, oldest first.
     pub async fn taught(

@@ -25,6 +25,8 @@ fn funnel(run: &FunnelRun) -> pb::FunnelAccount {
     pb::FunnelAccount {
         temperature: run.temperature,
         calibrated_count: count(run.calibrated_on),
+        reasoned_temperature: run.reasoned_temperature,
+        reasoned_calibrated_count: count(run.reasoned_calibrated_on),
         scored_count: count(run.scored),
         view_count: count(run.views),
         chain_count: count(run.chains),

@@ -1,9 +1,9 @@
 //! The service's method in the lab: stage, learnability, refitted weights and the bandit, from an arm's own labels.
 //!
 //! What the service reads from its database stands in the arm's memory here, and the pure functions are the same.
-//! Invariant: a pure function of the model, the memory, the labels and the seed. Three things differ from the service,
-//! for want of a validation split: competence is seen on the uniform draws, no slope is known, and paraphrases that
-//! would flip answers are not looked for.
+//! Invariant: a pure function of the model, the memory, the labels and the seed. Four things differ from the service,
+//! for want of a validation split: competence is seen on the uniform draws, no slope is known, paraphrases that would
+//! flip answers are not looked for, and answers after reasoning have no temperature.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -113,7 +113,7 @@ impl Candidates<'_> {
             quarantined: if method.learnability { taught.quarantined } else { Default::default() },
             bandit: taught.bandit,
         };
-        let warmth = self.temperature(memory, &labels, &after)?;
+        let warmth = self.temperature(memory, &labels)?;
         let columns = self.columns(open, here, warmth);
         let tiers = if method.funnel { columns.tiers(n, seed)? } else { columns.all() };
         let terms =
@@ -207,12 +207,14 @@ impl Candidates<'_> {
         columns
     }
 
-    /// What the direct answers are divided by, fitted on the labels of uniform draws as the service does it.
-    fn temperature(&self, memory: &Memory, labels: &Labels<'_>, after: &[Vec<f32>]) -> anyhow::Result<f32> {
-        let control = memory.seen.iter().zip(after).filter(|(seen, _)| seen.control);
+    /// What the direct answers are divided by, fitted as the service does it: on uniform draws as they were seen before
+    /// anything was learnt from their labels.
+    fn temperature(&self, memory: &Memory, labels: &Labels<'_>) -> anyhow::Result<f32> {
+        let control = memory.seen.iter().rev().filter(|seen| seen.control).take(temperature::NEWEST);
         let known: Vec<(Vec<f32>, usize)> = control
-            .filter_map(|(seen, p)| {
-                Some((p.iter().map(|p| p.ln()).collect(), labels.class(self.world, seen.row)?))
+            .filter_map(|seen| {
+                let logits = seen.probabilities.iter().map(|p| p.ln()).collect();
+                Some((logits, labels.class(self.world, seen.row)?))
             })
             .collect();
         let examples: Vec<_> =

@@ -271,7 +271,7 @@ impl Candidates<'_> {
         for (row, depth) in self.look(open, chained, how, spent).await? {
             let design = nested::Design { views: 1, paraphrases: 1, chains: depth.chains };
             let readable = Some(&depth.parsed[..]);
-            let found = nested::terms(&at.tempered(&depth), depth.classes, design, readable, JACKKNIFE)?;
+            let found = nested::terms(&depth.probabilities, depth.classes, design, readable, JACKKNIFE)?;
             reasoning[row] = found.reasoning;
         }
         self.fill(open, columns, &reasoning)

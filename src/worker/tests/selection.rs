@@ -375,3 +375,38 @@ async fn paraphrases_are_checked_as_questions_are_and_part_of_the_content(db: Pg
     let stored = stage.service.get_sample("light", &results[0].name).await.expect("the sample");
     assert_eq!(stored.content.paraphrases, ["is it light?"]);
 }
+
+#[sqlx::test]
+async fn a_temperature_rests_on_what_was_believed_before_the_labels_were_learnt(db: PgPool) {
+    let stage = stage(db.clone()).await;
+    let policy = Policy { labels_per_round: 24, spare_share: 0.0, control_share: 1.0, ..policy() };
+    stage.pool("light", policy, 40).await;
+    let batch = stage.planned_batch("light", 24, "r1").await;
+    assert_eq!(batch.queries.len(), 24);
+    // The base was sure by 7 to 1 each time, and right three times of four.
+    for (at, query) in batch.queries.iter().enumerate() {
+        let bright = right_answer(&query.sample) == "bright";
+        let believed = if bright == (at % 4 > 0) { [0.875, 0.125] } else { [0.125, 0.875] };
+        let changed = sqlx::query(
+            "UPDATE scores SET members = 1, probabilities = $2
+             WHERE sample_id = (SELECT id FROM samples WHERE name = $1)",
+        )
+        .bind(&query.sample)
+        .bind(crate::store::halves(&believed))
+        .execute(&db)
+        .await;
+        assert_eq!(changed.expect("a change").rows_affected(), 1);
+    }
+    stage.label("light", &batch, "l1").await;
+    stage.work().await;
+    let rounds = stage.rounds("light").await;
+    assert_eq!(rounds.len(), 2, "{rounds:?}");
+    let funnel = stage.service.store.provenance(rounds[1].id).await.expect("provenance").funnel;
+    let funnel = funnel.expect("a scoring by the version that has learnt these labels");
+    // Odds of 7 to 1 are to become odds of 3 to 1.
+    let expected = 7f64.ln() / 3f64.ln();
+    assert!((funnel.temperature - expected).abs() < 1e-3, "{funnel:?}");
+    assert_eq!(funnel.calibrated_on, 24);
+    // Six validation samples are too few for the other mode.
+    assert_eq!((funnel.reasoned_temperature, funnel.reasoned_calibrated_on), (1.0, 6), "{funnel:?}");
+}
