@@ -2,7 +2,7 @@
 //!
 //! Invariant: a checkpoint and the same batches give the weights that an uninterrupted run gives, bit for bit on the
 //! CPU: dropout is seeded by (seed, step, pass, layer), so no generator's state has to be kept. A step whose loss or gradient is not
-//! finite is not taken. Deliberately absent: which labels a step sees (`training::batches`).
+//! finite is not taken, and weights that are not make no version. Deliberately absent: which labels a step sees (`training::batches`).
 
 use super::lesson::{Key, Lesson, answer_alone};
 use super::memory::{self, Spent};
@@ -325,6 +325,18 @@ impl Fork {
             pass(&self.vlm, group, terms, how, &mut eyes, &mut tally)?;
         }
         Ok(tally)
+    }
+
+    /// The version that the weights make.
+    ///
+    /// # Errors
+    /// `Diverged` where its last step left weights that are no numbers: nobody could be answered by them.
+    pub fn snapshot(&self) -> Result<Vec<u8>, EngineError> {
+        let finite = |(_, tensor): &(String, Tensor)| tensor.isfinite().all().int64_value(&[]) == 1;
+        if !self.vlm.trainable().iter().all(finite) {
+            return Err(EngineError::Diverged { step: self.step, loss: f32::NAN });
+        }
+        self.vlm.snapshot().map_err(bad)
     }
 
     /// Weights, optimiser and step as safetensors bytes. `base` is the base model's sha256.

@@ -359,7 +359,7 @@ impl Machine {
     }
 
     pub fn snapshot(&self, fork: ForkId) -> Result<Vec<u8>, EngineError> {
-        self.fork(fork)?.vlm().snapshot().map_err(bad)
+        self.fork(fork)?.snapshot()
     }
 
     pub fn promote(&mut self, source: Source, version: ModelRef) -> Result<(), EngineError> {

@@ -209,3 +209,13 @@ async fn adapters_go_beside_the_layers_of_the_settings_and_others_are_refused_at
     let error = Engine::start(targets(&["q_proj", "qkv"])).await.unwrap_err();
     assert!(error.to_string().contains("'qkv' names no linear layer"), "{error}");
 }
+
+#[tokio::test]
+async fn weights_that_are_no_numbers_make_no_version() {
+    let engine = engine().await;
+    let wild = TrainingSpec { learning_rate: 1e39, warmup: 0, total_steps: 1, ..spec(Trainable::Full) };
+    let (fork, _) = engine.begin_training(wild).await.unwrap();
+    engine.train_step(fork, batch()).await.unwrap();
+    let error = engine.snapshot(fork).await.unwrap_err();
+    assert!(matches!(error, EngineError::Diverged { step: 1, .. }), "{error}");
+}

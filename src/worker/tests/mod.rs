@@ -2,6 +2,7 @@
 
 mod bandit;
 mod endings;
+mod faults;
 mod intake;
 mod learning;
 mod meter;
