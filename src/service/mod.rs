@@ -21,6 +21,7 @@ mod gauges;
 mod groups;
 pub mod import_scores;
 pub mod ingest;
+mod keep;
 pub mod leases;
 mod lesson;
 mod meter;

@@ -61,8 +61,7 @@ impl Service {
         self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         let snapshot = attempt.patiently(|| self.engine.snapshot(held.fork)).await?;
         let snapshot = Bytes::from(snapshot);
-        let key = self.blobs.put(BlobKind::Adapter, snapshot.clone()).await?;
-        self.blobs.sync().await?;
+        let key = self.keep(attempt, BlobKind::Adapter, snapshot.clone()).await?;
         attempt.crash_point("before_commit");
         let new = NewVersion {
             blob_key: key.as_str().to_owned(),
