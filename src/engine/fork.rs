@@ -55,6 +55,12 @@ pub(super) struct Fork {
     checkpointing: bool,
     /// Labels of a pass that memory is known to suffice for.
     units_at_once: usize,
+    /// Bytes that the process may hold during a step, by the training's own budget.
+    pub bound: Option<u64>,
+    /// Steps in a row that went beyond it although each label had a pass of its own.
+    pub beyond: u32,
+    /// Padded tokens of the last step's largest pass, and whether each label had a pass of its own.
+    pub passes: (usize, bool),
     /// Tokens of ` Answer:`, and the one that ends an utterance.
     mark: Vec<i64>,
     end: i64,
@@ -85,6 +91,9 @@ impl Fork {
             tower,
             checkpointing,
             units_at_once: usize::MAX,
+            bound: None,
+            beyond: 0,
+            passes: (0, false),
             mark,
             end,
             mined: Mined::default(),
@@ -277,6 +286,10 @@ impl Fork {
         loop {
             let groups = packed(units, Unit::tokens, budget, self.units_at_once);
             let largest = groups.iter().map(Vec::len).max().unwrap_or(0);
+            let padded = |group: &Vec<&Unit<'_>>| {
+                group.len() * group.iter().map(|unit| unit.tokens()).max().unwrap_or(0)
+            };
+            self.passes = (groups.iter().map(padded).max().unwrap_or(0), largest <= 1);
             let spent = match memory::spent(|| self.accumulate(units, &groups, cache, budget)) {
                 Ok(Err(EngineError::Torch(text))) if memory::says(&text) => {
                     memory::note();

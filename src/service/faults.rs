@@ -21,7 +21,7 @@ impl From<EngineError> for Error {
             EngineError::Stopped => {
                 Self::Unavailable { what: "engine", retry_after: RETRY_AFTER, source: Some(Box::new(error)) }
             }
-            EngineError::Diverged { .. } => Self::NotReady(error.to_string()),
+            EngineError::Diverged { .. } | EngineError::OverBudget(_) => Self::NotReady(error.to_string()),
             EngineError::Load { .. }
             | EngineError::Device { .. }
             | EngineError::Panicked { .. }
