@@ -151,7 +151,9 @@ pub enum BlobError {
         source: object_store::Error,
     },
     /// There is no room for more.
-    #[error("{place}: no room for {needed} bytes ({free}): {reason}; free some space there or raise its quota")]
+    #[error(
+        "{place}: no room for {needed} bytes ({free}): {reason}; free some space there or raise its quota"
+    )]
     Full {
         /// The folder.
         place: String,
@@ -327,9 +329,7 @@ impl Blobs {
             nix::unistd::syncfs(folder).map_err(std::io::Error::from)
         });
         let synced = synced.await.map_err(|error| failed(std::io::Error::other(error)))?;
-        synced.map_err(|fault| {
-            if is_full(fault.kind()) { self.full_error(0, &fault) } else { failed(fault) }
-        })
+        synced.map_err(|fault| if is_full(fault.kind()) { self.full_error(0, &fault) } else { failed(fault) })
     }
 
     /// The content of `key`, checked against its hash.

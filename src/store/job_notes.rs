@@ -1,7 +1,7 @@
 //! What is kept about a job beside its life: what an attempt met, and checkpoints that outlived it.
 
-use super::{Store, jobs};
-use crate::domain::{Error, Job, JobId, PoolId, Result};
+use super::{Store, jobs, micros};
+use crate::domain::{Error, Job, JobId, PoolId, Result, Time};
 use uuid::Uuid;
 
 impl Store {
@@ -14,6 +14,23 @@ impl Store {
             job.id.0,
             job.epoch,
             error
+        );
+        if noted.execute(&mut *tx).await?.rows_affected() == 0 {
+            return Err(Error::Fenced(job.id));
+        }
+        jobs::show(&mut tx, job).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Notes since when the job has stood still although its worker lives, or that it goes on.
+    pub async fn note_stall(&self, job: &Job, since: Option<Time>) -> Result<()> {
+        let mut tx = self.pool.begin().await?;
+        let noted = sqlx::query!(
+            "UPDATE jobs SET stalled_at = $3 WHERE id = $1 AND epoch = $2 AND state = 'RUNNING'",
+            job.id.0,
+            job.epoch,
+            since.map(micros)
         );
         if noted.execute(&mut *tx).await?.rows_affected() == 0 {
             return Err(Error::Fenced(job.id));

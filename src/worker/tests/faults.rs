@@ -1,4 +1,4 @@
-//! What a training of months meets: losses that are no numbers, and what must not come of them.
+//! What a training of months meets: losses that are no numbers, disks that are full.
 
 use super::*;
 use crate::domain::{TrainingMode, VersionState};
@@ -48,14 +48,15 @@ async fn a_training_whose_loss_is_no_number_is_set_aside_at_once_and_the_round_g
 }
 
 /// A worker with a job, at work beside the test.
-fn at_work(stage: &Stage, job: Job) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+pub(super) fn at_work(stage: &Stage, job: Job) -> (CancellationToken, tokio::task::JoinHandle<()>) {
     let settings = Settings::load_with(&[], Default::default()).expect("valid defaults").worker;
     let (shutdown, service) = (CancellationToken::new(), stage.service.clone());
     let token = shutdown.clone();
     (shutdown, tokio::spawn(async move { attempt::run(&service, &settings, job, &token).await }))
 }
 
-async fn until(stage: &Stage, job: &Job, holds: impl Fn(&Job) -> bool) -> Job {
+/// Waits until a training of the pool `light` is as wanted.
+pub(super) async fn until(stage: &Stage, job: &Job, holds: impl Fn(&Job) -> bool) -> Job {
     loop {
         let now = stage.service.get_training("light", job.id).await.expect("it");
         if holds(&now) {
@@ -93,7 +94,11 @@ async fn a_training_without_room_for_its_checkpoint_waits_with_all_it_has_and_go
     running.await.expect("an ending");
     let done = stage.service.get_training("light", job.id).await.expect("it");
     assert_eq!((done.state, done.attempts, done.error), (JobState::Succeeded, 1, None));
-    assert_eq!(stage.serving("light").await.blob_key, stage.serving("whole").await.blob_key, "no step was lost");
+    assert_eq!(
+        stage.serving("light").await.blob_key,
+        stage.serving("whole").await.blob_key,
+        "no step was lost"
+    );
 }
 
 #[sqlx::test]
@@ -113,4 +118,20 @@ async fn a_training_that_waits_for_room_is_given_back_by_a_shutdown_and_ended_by
     let cancelled = stage.service.cancel_training("light", job.id).await.expect("a training");
     assert_eq!(cancelled.state, JobState::Cancelled);
     assert_eq!(states(&stage.rounds("light").await)[0], RoundState::Failed);
+}
+
+#[sqlx::test]
+async fn a_training_beyond_its_budget_of_memory_is_set_aside_with_what_it_needs(db: PgPool) {
+    let stage = stage(db).await;
+    let budget = crate::domain::Budget { max_memory_mib: Some(1), ..Default::default() };
+    let training = Training { budget, min_steps: 8, max_steps: 8, ..policy().training };
+    stage.pool("light", Policy { training, ..policy() }, 20).await;
+    stage.labelled_round("light", "r1").await;
+    stage.work().await;
+    let failed = &stage.trainings("light").await[0];
+    assert_eq!((failed.state, failed.attempts), (JobState::Failed, 1), "{failed:?}");
+    let error = failed.error.as_deref().expect("a cause");
+    assert!(error.contains("training.budget.max_memory_mib (1): the service held"), "{error}");
+    assert_eq!(states(&stage.rounds("light").await), [RoundState::Failed, RoundState::Labelling]);
+    assert_eq!(stage.serving("light").await.number, 0);
 }
