@@ -276,7 +276,7 @@ impl Blobs {
     fn full_error(&self, needed: usize, fault: &std::io::Error) -> BlobError {
         let place = self.folder.as_deref();
         let left = place.and_then(|folder| nix::sys::statvfs::statvfs(folder).ok());
-        let left = left.map(|left| left.blocks_available() as u64 * left.fragment_size() as u64);
+        let left = left.map(|left| left.blocks_available() * left.fragment_size());
         BlobError::Full {
             place: place.map_or_else(
                 || "the store of blobs.url".to_owned(),
