@@ -73,6 +73,7 @@ impl App {
             limits: settings.limits.clone(),
             images: settings.images.clone(),
             clock: Clock::system(),
+            lives: Default::default(),
             scratch: settings.state_dir.join("scratch"),
             planning: planning_permits(),
         };
@@ -264,6 +265,7 @@ pub fn engine_config(settings: &Settings) -> EngineConfig {
         threads: engine.threads,
         queue: engine.queue,
         token_budget: engine.token_budget,
+        memory_limit: (engine.memory_limit > 0).then_some(engine.memory_limit),
         resident_versions: engine.resident_versions,
         // What was taken in under a wider limit can still be read under a narrower one.
         image_max_bytes: settings.images.max_bytes.max(usual.image_max_bytes),

@@ -150,6 +150,20 @@ pub enum BlobError {
         /// What the store said.
         source: object_store::Error,
     },
+    /// There is no room for more.
+    #[error(
+        "{place}: no room for {needed} bytes ({free}): {reason}; free some space there or raise its quota"
+    )]
+    Full {
+        /// The folder.
+        place: String,
+        /// Bytes that were to be written; 0 where that is not known.
+        needed: usize,
+        /// What is left, for people.
+        free: String,
+        /// What the system said.
+        reason: String,
+    },
     /// The disk did not confirm that it holds what was written.
     #[error("blob folder {}: not synced to disk: {source}; check the disk", path.display())]
     Sync {
@@ -166,6 +180,9 @@ pub struct Blobs {
     store: Arc<dyn ObjectStore>,
     /// The folder of a local store.
     folder: Option<PathBuf>,
+    /// In tests: whether there is no room for anything more.
+    #[cfg(test)]
+    pub(crate) full: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Blobs {
@@ -195,7 +212,7 @@ impl Blobs {
             "" => store,
             prefix => Arc::new(PrefixStore::new(store, prefix)),
         };
-        Ok(Self { store, folder: None })
+        Ok(Self::over(store, None))
     }
 
     fn open_folder(path: &Path) -> Result<Self, BlobError> {
@@ -205,7 +222,16 @@ impl Blobs {
         probe_folder(path).map_err(refused)?;
         let store =
             LocalFileSystem::new_with_prefix(path).map_err(|error| refused(std::io::Error::other(error)))?;
-        Ok(Self { store: Arc::new(store), folder: Some(path.to_owned()) })
+        Ok(Self::over(Arc::new(store), Some(path.to_owned())))
+    }
+
+    fn over(store: Arc<dyn ObjectStore>, folder: Option<PathBuf>) -> Self {
+        Self {
+            store,
+            folder,
+            #[cfg(test)]
+            full: Arc::default(),
+        }
     }
 
     /// Stores `content` and returns its key; does nothing if it is stored already.
@@ -223,13 +249,45 @@ impl Blobs {
         if self.length(key).await? == Some(content.len() as u64) {
             return Ok(());
         }
+        let needed = content.len();
+        #[cfg(test)]
+        if self.full.load(std::sync::atomic::Ordering::SeqCst) {
+            let source = Box::new(std::io::Error::from(nix::errno::Errno::ENOSPC));
+            return Err(self.put_error(key, needed, object_store::Error::Generic { store: "test", source }));
+        }
         match self.store.put(&path_of(key), content.into()).await {
             Ok(_) => Ok(()),
             // Where nothing can be put, the bucket itself is not there.
             Err(source @ object_store::Error::NotFound { .. }) => {
                 Err(BlobError::Refused { key: key.clone(), source })
             }
-            Err(source) => Err(store_error(key, source)),
+            Err(source) => Err(self.put_error(key, needed, source)),
+        }
+    }
+
+    /// Why `key` could not be written: a full disk is told from all else.
+    fn put_error(&self, key: &BlobKey, needed: usize, source: object_store::Error) -> BlobError {
+        match system_fault(&source) {
+            Some(fault) if is_full(fault.kind()) => self.full_error(needed, fault),
+            _ => store_error(key, source),
+        }
+    }
+
+    fn full_error(&self, needed: usize, fault: &std::io::Error) -> BlobError {
+        let place = self.folder.as_deref();
+        let left = place.and_then(|folder| nix::sys::statvfs::statvfs(folder).ok());
+        let left = left.map(|left| left.blocks_available() * left.fragment_size());
+        BlobError::Full {
+            place: place.map_or_else(
+                || "the store of blobs.url".to_owned(),
+                |folder| format!("blob folder {}", folder.display()),
+            ),
+            needed,
+            free: left.map_or_else(
+                || "how much is left is not known".to_owned(),
+                |left| format!("{} MiB left on its file system", left >> 20),
+            ),
+            reason: fault.to_string(),
         }
     }
 
@@ -270,7 +328,8 @@ impl Blobs {
             let folder = std::fs::File::open(folder)?;
             nix::unistd::syncfs(folder).map_err(std::io::Error::from)
         });
-        synced.await.map_err(|error| failed(std::io::Error::other(error)))?.map_err(failed)
+        let synced = synced.await.map_err(|error| failed(std::io::Error::other(error)))?;
+        synced.map_err(|fault| if is_full(fault.kind()) { self.full_error(0, &fault) } else { failed(fault) })
     }
 
     /// The content of `key`, checked against its hash.
@@ -349,17 +408,27 @@ fn is_refusal(error: &object_store::Error) -> bool {
     ) {
         return true;
     }
-    // A local folder's refusals come as errors of the system, somewhere below.
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    let kind = system_fault(error).map(std::io::Error::kind);
+    matches!(kind, Some(PermissionDenied | ReadOnlyFilesystem))
+}
+
+/// What the system said, where it stands somewhere below: a local folder's faults come so.
+fn system_fault(error: &object_store::Error) -> Option<&std::io::Error> {
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
-        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        if matches!(kind, Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem))
-        {
-            return true;
+        if let Some(fault) = cause.downcast_ref::<std::io::Error>() {
+            return Some(fault);
         }
         next = cause.source();
     }
-    false
+    None
+}
+
+/// Whether there is no room for what was to be written: on the disk, within the quota, under the limit of a file's size.
+fn is_full(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// A refusal of a store, for tests of those who meet one.

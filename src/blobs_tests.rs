@@ -77,6 +77,27 @@ async fn a_refusal_for_good_is_told_from_trouble_that_may_pass() {
 }
 
 #[tokio::test]
+async fn a_disk_without_room_is_told_with_where_and_what_to_do_and_leaves_nothing_behind() {
+    let (folder, blobs) = local();
+    blobs.full.store(true, std::sync::atomic::Ordering::SeqCst);
+    let content = Bytes::from_static(b"weights");
+    let error = blobs.put(BlobKind::Checkpoint, content.clone()).await.expect_err("no room");
+    let text = error.to_string();
+    assert!(matches!(error, BlobError::Full { needed: 7, .. }), "{text}");
+    let place = folder.path().display().to_string();
+    for part in [&place, "No space left", "no room for 7 bytes", "MiB left", "free some space"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let key = BlobKey::of(BlobKind::Checkpoint, &content);
+    assert!(!blobs.exists(&key).await.expect("an answer"));
+    blobs.full.store(false, std::sync::atomic::Ordering::SeqCst);
+    blobs.put(BlobKind::Checkpoint, content).await.expect("room again");
+    for errno in [nix::errno::Errno::ENOSPC, nix::errno::Errno::EDQUOT, nix::errno::Errno::EFBIG] {
+        assert!(is_full(std::io::Error::from(errno).kind()), "{errno}");
+    }
+}
+
+#[tokio::test]
 async fn a_folder_that_is_gone_does_not_answer() {
     let (folder, blobs) = local();
     blobs.probe().await.expect("a sign of life");
@@ -112,7 +133,7 @@ fn a_url_that_names_no_store_is_refused_with_the_forms_that_do() {
 #[tokio::test]
 async fn many_are_put_at_once_locally_and_remotely_and_again_without_harm() {
     let (_folder, local) = local();
-    let remote = Blobs { store: Arc::new(object_store::memory::InMemory::new()), folder: None };
+    let remote = Blobs::over(Arc::new(object_store::memory::InMemory::new()), None);
     let many: Vec<(BlobKey, Bytes)> = (0..40_u8)
         .map(|n| Bytes::from(vec![n; 100]))
         .map(|content| (BlobKey::of(BlobKind::Image, &content), content))

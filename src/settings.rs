@@ -160,6 +160,8 @@ pub struct Engine {
     pub queue: usize,
     /// Tokens of one forward pass, padding included.
     pub token_budget: usize,
+    /// Bytes that the process may hold, beyond which passes are made smaller; 0 derives it from the machine.
+    pub memory_limit: u64,
     /// Versions kept in memory.
     pub resident_versions: usize,
 }
@@ -177,6 +179,9 @@ pub struct Worker {
     /// Age of the last sign of life after which a job is taken over.
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
+    /// Time without any progress after which a job whose worker lives is told of; a slow one by its own pace later.
+    #[serde(with = "humantime_serde")]
+    pub stall_after: Duration,
     /// Attempts of a job before it has failed for good.
     pub max_attempts: u32,
     /// Samples scored per transaction.
@@ -346,6 +351,10 @@ impl Settings {
         check(
             self.worker.dead_after >= self.worker.heartbeat * 2,
             "worker.dead_after must be at least twice worker.heartbeat, or live jobs are taken over",
+        );
+        check(
+            self.worker.stall_after >= self.worker.heartbeat,
+            "worker.stall_after must be at least worker.heartbeat, by which progress is looked at",
         );
         check(self.worker.max_attempts > 0, "worker.max_attempts must be at least 1");
         check(self.worker.shard_size > 0, "worker.shard_size must be at least 1");

@@ -3,7 +3,10 @@
 //! A job is claimed by raising its epoch; a result may be committed only by the attempt that holds the newest one.
 
 use super::{JobId, PoolId, RoundId, Time, VersionId};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+/// Longest pause between two attempts at a job.
+pub const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -82,8 +85,14 @@ pub struct Job {
     pub result_version_id: Option<VersionId>,
     /// That version's number.
     pub result_version: Option<i64>,
-    /// Why it failed or was cancelled.
+    /// Why it failed or was cancelled, or what it waits for.
     pub error: Option<String>,
+    /// Since when it has stood still although its worker lives; none while it moves.
+    pub stalled_at: Option<Time>,
+    /// Time that its steps have taken over all attempts, seconds.
+    pub spent_seconds: f64,
+    /// Why it stopped before its last step, which is no failure.
+    pub stopped_early: Option<String>,
     /// When it was asked for.
     pub created_at: Time,
     /// When it was first claimed.
@@ -117,4 +126,6 @@ pub struct Progress {
     pub tokens_per_second: f64,
     /// Time to the end of the phase by the pace so far, seconds; none where that is not known.
     pub eta_seconds: Option<f64>,
+    /// Time that a training's steps have taken over all attempts, seconds.
+    pub spent_seconds: f64,
 }

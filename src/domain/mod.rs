@@ -30,8 +30,8 @@ pub use job::{Job, JobKind, JobState, Trigger};
 pub use label::{Answer, Content, Label, LabelKind, NewLabel, Region, Verdict, VerdictCode};
 pub use metrics::{AnnotatorCount, LabelCount, PoolMetrics, RoundPoint, SampleCount};
 pub use policy::{
-    Adaptive, Funnel, Gate, InitFrom, Losses, Meter, Method, Policy, Refinement, Retention, Start, Stopping,
-    Strategy, Training, TrainingMode,
+    Adaptive, Budget, Funnel, Gate, InitFrom, Losses, Meter, Method, Policy, Refinement, Retention, Start,
+    Stopping, Strategy, Training, TrainingMode,
 };
 pub use pool::{Pool, PoolState};
 pub use provenance::{BanditShare, Dropped, FunnelRun, PlanRun, Provenance, Quarantined, Transform, Weights};

@@ -4,7 +4,7 @@ mod parts;
 mod training;
 
 pub use parts::{Adaptive, Funnel, Gate, Meter, Retention, Stopping};
-pub use training::{InitFrom, Losses, Method, Refinement, Start, Training, TrainingMode};
+pub use training::{Budget, InitFrom, Losses, Method, Refinement, Start, Training, TrainingMode};
 
 use super::{Time, Violation};
 use std::time::Duration;

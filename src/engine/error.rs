@@ -59,6 +59,9 @@ pub enum EngineError {
         "out of memory: one labelled sample alone does not fit; turn on engine.gradient_checkpointing, lower the LoRA rank, or use a larger device"
     )]
     OutOfMemory,
+    /// A training needs more memory than its own budget allows, or nobody can measure it.
+    #[error("{0}")]
+    OverBudget(String),
     /// The loss or its gradient is not finite any more; the step was not taken.
     #[error(
         "training diverged at step {step} (loss {loss}): lower the learning rate, or look for broken labels"

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a checkpoint and the same batches give the weights that an uninterrupted run gives, bit for bit on the
 //! CPU: dropout is seeded by (seed, step, pass, layer), so no generator's state has to be kept. A step whose loss or gradient is not
-//! finite is not taken. Deliberately absent: which labels a step sees (`training::batches`).
+//! finite is not taken, and weights that are not make no version. Deliberately absent: which labels a step sees (`training::batches`).
 
 use super::lesson::{Key, Lesson, answer_alone};
 use super::memory::{self, Spent};
@@ -55,6 +55,12 @@ pub(super) struct Fork {
     checkpointing: bool,
     /// Labels of a pass that memory is known to suffice for.
     units_at_once: usize,
+    /// Bytes that the process may hold during a step, by the training's own budget.
+    pub bound: Option<u64>,
+    /// Steps in a row that went beyond it although each label had a pass of its own.
+    pub beyond: u32,
+    /// Padded tokens of the last step's largest pass, and whether each label had a pass of its own.
+    pub passes: (usize, bool),
     /// Tokens of ` Answer:`, and the one that ends an utterance.
     mark: Vec<i64>,
     end: i64,
@@ -85,6 +91,9 @@ impl Fork {
             tower,
             checkpointing,
             units_at_once: usize::MAX,
+            bound: None,
+            beyond: 0,
+            passes: (0, false),
             mark,
             end,
             mined: Mined::default(),
@@ -277,6 +286,10 @@ impl Fork {
         loop {
             let groups = packed(units, Unit::tokens, budget, self.units_at_once);
             let largest = groups.iter().map(Vec::len).max().unwrap_or(0);
+            let padded = |group: &Vec<&Unit<'_>>| {
+                group.len() * group.iter().map(|unit| unit.tokens()).max().unwrap_or(0)
+            };
+            self.passes = (groups.iter().map(padded).max().unwrap_or(0), largest <= 1);
             let spent = match memory::spent(|| self.accumulate(units, &groups, cache, budget)) {
                 Ok(Err(EngineError::Torch(text))) if memory::says(&text) => {
                     memory::note();
@@ -325,6 +338,18 @@ impl Fork {
             pass(&self.vlm, group, terms, how, &mut eyes, &mut tally)?;
         }
         Ok(tally)
+    }
+
+    /// The version that the weights make.
+    ///
+    /// # Errors
+    /// `Diverged` where its last step left weights that are no numbers: nobody could be answered by them.
+    pub fn snapshot(&self) -> Result<Vec<u8>, EngineError> {
+        let finite = |(_, tensor): &(String, Tensor)| tensor.isfinite().all().int64_value(&[]) == 1;
+        if !self.vlm.trainable().iter().all(finite) {
+            return Err(EngineError::Diverged { step: self.step, loss: f32::NAN });
+        }
+        self.vlm.snapshot().map_err(bad)
     }
 
     /// Weights, optimiser and step as safetensors bytes. `base` is the base model's sha256.

@@ -330,6 +330,15 @@ impl Engine {
         self.call(self.lane(Lane::Urgent), "begin_training", None, move |machine| machine.begin(spec)).await
     }
 
+    /// Bounds the bytes that the process may hold during a fork's steps: they are taken in smaller passes, and where the
+    /// smallest go beyond step after step the training ends with `OverBudget`.
+    ///
+    /// # Errors
+    /// `OverBudget` where memory is not measured.
+    pub async fn bound_training(&self, fork: ForkId, bytes: u64) -> Result<(), EngineError> {
+        self.call(Lane::Urgent, "bound_training", Some(fork), move |machine| machine.bound(fork, bytes)).await
+    }
+
     /// One optimiser step over `batch`. Items that cannot be read are left out and counted.
     ///
     /// # Errors

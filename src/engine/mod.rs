@@ -4,6 +4,7 @@
 //! shares nothing that moves with what serves; a panic costs the command (and the fork it used), never the thread;
 //! every queue is bounded. Deliberately absent: storage, clocks, policies. Callers keep snapshots and checkpoints.
 
+mod admit;
 mod attention;
 mod chains;
 mod check;
@@ -16,6 +17,7 @@ mod error;
 mod evaluate;
 mod export;
 mod flops;
+mod footprint;
 mod fork;
 mod handle;
 mod lesson;
@@ -27,6 +29,7 @@ mod pieces;
 mod prepare;
 pub mod probe;
 mod queue;
+mod room;
 mod rows;
 mod scoring;
 mod sight;

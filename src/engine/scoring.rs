@@ -34,6 +34,8 @@ pub(super) struct Scorer<'a> {
     /// Draws of the last layer that closed answers are read by too.
     pub draws: &'a [Tensor],
     pub cost: Cost,
+    /// Tokens of the largest pass so far, padding included.
+    pub largest: usize,
 }
 
 impl Scorer<'_> {
@@ -138,6 +140,7 @@ impl Scorer<'_> {
 
     /// Counts a pass of `rows` x `width` new tokens after `past` cached ones, of which `tokens` are real.
     pub(super) fn count(&mut self, tokens: usize, rows: i64, width: i64, past: i64, heads: i64) {
+        self.largest = self.largest.max((rows * width) as usize);
         let config = self.vlm.config();
         let flops = flops::decoder(config, rows as u64, width as u64, past as u64)
             + flops::head(config, heads as u64);

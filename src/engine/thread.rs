@@ -3,15 +3,18 @@
 //! Invariant: weights that serve are never written to; versions beyond the limit leave least recently used first, the
 //! promoted one last. Deliberately absent: any waiting on something other than the next command.
 
+use super::admit;
 use super::attention;
 use super::command::Command;
 use super::deep::Wordings;
 use super::draws;
+use super::footprint::Footprint;
 use super::fork::{self, Fork, bad};
 use super::lesson::{Key, Lesson};
 use super::mine::{self, Exercise, Pair, Written, reply};
 use super::prepare::{IMAGES, Preparer, Question};
 use super::queue::Queue;
+use super::room::{Room, Work};
 use super::rows::Eyes;
 use super::scoring::{Scored, Scorer};
 use super::sight::{Tower, VisionCache};
@@ -51,12 +54,13 @@ struct Resident {
 /// Everything the thread owns.
 pub(super) struct Machine {
     base: Vlm,
-    info: EngineInfo,
+    pub(super) info: EngineInfo,
     preparer: Preparer,
     residents: HashMap<ModelRef, Resident>,
-    forks: HashMap<ForkId, Fork>,
+    pub(super) forks: HashMap<ForkId, Fork>,
     cache: VisionCache,
-    budget: usize,
+    pub(super) room: Room,
+    pub(super) footprint: Footprint,
     /// Draws of the last layer, the same for all versions.
     draws: Vec<Tensor>,
     checkpointing: bool,
@@ -99,6 +103,8 @@ impl Machine {
             base_sha256: fingerprint(&config.model_dir).map_err(|e| refuse(e.to_string()))?,
             images_per_question: IMAGES,
         };
+        let footprint = Footprint::of(device);
+        let room = admit::room(config, &checkpoint.config, kind, footprint);
         Ok(Self {
             draws: draws::masks(&base, config.members),
             base,
@@ -107,7 +113,8 @@ impl Machine {
             residents: HashMap::new(),
             forks: HashMap::new(),
             cache: VisionCache::new(config.vision_cache_bytes),
-            budget: config.token_budget.max(1),
+            room,
+            footprint,
             checkpointing: config.gradient_checkpointing,
             lora_targets: config.lora_targets.clone(),
             most_resident: config.resident_versions.max(1),
@@ -155,9 +162,7 @@ impl Machine {
         target: Target,
         questions: &[&Question],
     ) -> Result<(Vec<Result<Scored, ItemError>>, Cost), EngineError> {
-        let mut scorer = self.scorer(target)?;
-        let scores = scorer.score(questions)?;
-        Ok((scores, scorer.cost))
+        self.scoring(target, |scorer| Ok((scorer.score(questions)?, scorer.cost)))
     }
 
     /// As `score`, each question after its own reasoning.
@@ -166,9 +171,7 @@ impl Machine {
         target: Target,
         questions: Vec<Question>,
     ) -> Result<(Vec<Result<Scored, ItemError>>, Cost), EngineError> {
-        let mut scorer = self.scorer(target)?;
-        let scored = scorer.score_reasoned(questions)?;
-        Ok((scored, scorer.cost))
+        self.scoring(target, |scorer| Ok((scorer.score_reasoned(questions)?, scorer.cost)))
     }
 
     pub fn look_deeper(
@@ -177,9 +180,7 @@ impl Machine {
         questions: &[&Wordings],
         how: &Deep,
     ) -> Result<(Vec<Result<Depth, ItemError>>, Cost), EngineError> {
-        let mut scorer = self.scorer(target)?;
-        let found = scorer.look_deeper(questions, how)?;
-        Ok((found, scorer.cost))
+        self.scoring(target, |scorer| Ok((scorer.look_deeper(questions, how)?, scorer.cost)))
     }
 
     pub fn predict(
@@ -189,32 +190,33 @@ impl Machine {
         reason: bool,
         attention: bool,
     ) -> Result<Result<Prediction, ItemError>, EngineError> {
-        let mut scorer = self.scorer(target)?;
-        // One answer is no ground for what the weights are in doubt of.
-        scorer.draws = &[];
-        let (mut reasoning, mut written) = (String::new(), 0);
-        if reason {
-            let chain = match scorer.reason(&[&question])?.swap_remove(0) {
-                Ok(chain) => chain,
-                Err(error) => return Ok(Err(error)),
-            };
-            written = chain.tokens.len();
-            reasoning = scorer.preparer.text(&chain.tokens);
-            question.lead = chain.lead(scorer.preparer);
-        }
-        let scored = scorer.score(&[&question])?.swap_remove(0);
-        let attention = if attention { attention::maps(&mut scorer, &question)? } else { Vec::new() };
-        let tokens_read = scorer.cost.tokens;
-        Ok(scored.map(|Scored { score, log_prob, written: answer }| Prediction {
-            answer: score.answer,
-            reasoning,
-            log_prob,
-            probabilities: score.probabilities,
-            uncertainty: score.entropy,
-            tokens_read,
-            tokens_written: (written + answer) as u64,
-            attention,
-        }))
+        self.scoring(target, |scorer| {
+            // One answer is no ground for what the weights are in doubt of.
+            scorer.draws = &[];
+            let (mut reasoning, mut written) = (String::new(), 0);
+            if reason {
+                let chain = match scorer.reason(&[&question])?.swap_remove(0) {
+                    Ok(chain) => chain,
+                    Err(error) => return Ok(Err(error)),
+                };
+                written = chain.tokens.len();
+                reasoning = scorer.preparer.text(&chain.tokens);
+                question.lead = chain.lead(scorer.preparer);
+            }
+            let scored = scorer.score(&[&question])?.swap_remove(0);
+            let attention = if attention { attention::maps(scorer, &question)? } else { Vec::new() };
+            let tokens_read = scorer.cost.tokens;
+            Ok(scored.map(|Scored { score, log_prob, written: answer }| Prediction {
+                answer: score.answer,
+                reasoning,
+                log_prob,
+                probabilities: score.probabilities,
+                uncertainty: score.entropy,
+                tokens_read,
+                tokens_written: (written + answer) as u64,
+                attention,
+            }))
+        })
     }
 
     pub fn begin(&mut self, spec: TrainingSpec) -> Result<(ForkId, u64), EngineError> {
@@ -285,7 +287,15 @@ impl Machine {
         }
         let own = self.forks.get_mut(&fork).ok_or(EngineError::UnknownFork(fork))?;
         let lessons: Vec<Lesson> = exercises.into_iter().map(|exercise| exercise.lesson).collect();
-        own.train(&lessons, &rewarded, &mut self.cache, self.budget, skipped)
+        let bound = own.bound;
+        let (budget, held) = self.make_room(Work::Train, bound);
+        let own = self.forks.get_mut(&fork).ok_or(EngineError::UnknownFork(fork))?;
+        let stats = own.train(&lessons, &rewarded, &mut self.cache, budget, skipped)?;
+        let ((tokens, alone), first) = (own.passes, own.steps() == 1);
+        // The optimiser's moments come with the first step and stay.
+        let peak = self.measure(Work::Train, if first { 0 } else { tokens }, held);
+        self.hold_to_budget(fork, alone, peak)?;
+        Ok(stats)
     }
 
     /// Keys of the labels that it has mined something about.
@@ -312,8 +322,9 @@ impl Machine {
                     pairs.into_iter().map(|pair| (&exercise.lesson, pair))
                 });
                 let mut pairs: Vec<(&Lesson, Pair)> = own.collect();
+                let (budget, _) = self.make_room(Work::Score, None);
                 let fork = self.forks.get_mut(&fork).ok_or(EngineError::UnknownFork(fork))?;
-                let mut eyes = Eyes { tower: fork.tower(), cache: &mut self.cache, budget: self.budget };
+                let mut eyes = Eyes { tower: fork.tower(), cache: &mut self.cache, budget };
                 mine::refer(fork.vlm(), &mut pairs, mixture.image > 0.0, &mut eyes)?;
                 stats.found = pairs.len();
                 let mut by_label: BTreeMap<Key, Vec<Pair>> = BTreeMap::new();
@@ -347,10 +358,9 @@ impl Machine {
             return Err(EngineError::Invalid(text.to_owned()));
         };
         let (chains, temperature, seed) = (refinement.chains, refinement.temperature, own.seed());
-        let mut scorer = self.scorer(Target::Fork(fork))?;
         let how = Deep { views: 1, chains, temperature, seed };
         let questions: Vec<&Wordings> = exercises.iter().map(|exercise| &exercise.wordings).collect();
-        let written = scorer.write(&questions, &how)?;
+        let written = self.scoring(Target::Fork(fork), |scorer| scorer.write(&questions, &how))?;
         Ok(written.into_iter().map(Result::unwrap_or_default).collect())
     }
 
@@ -359,7 +369,7 @@ impl Machine {
     }
 
     pub fn snapshot(&self, fork: ForkId) -> Result<Vec<u8>, EngineError> {
-        self.fork(fork)?.vlm().snapshot().map_err(bad)
+        self.fork(fork)?.snapshot()
     }
 
     pub fn promote(&mut self, source: Source, version: ModelRef) -> Result<(), EngineError> {
@@ -386,7 +396,7 @@ impl Machine {
         self.forks.get(&fork).ok_or(EngineError::UnknownFork(fork))
     }
 
-    fn scorer(&mut self, target: Target) -> Result<Scorer<'_>, EngineError> {
+    pub(super) fn scorer(&mut self, target: Target, budget: usize) -> Result<Scorer<'_>, EngineError> {
         let (vlm, tower) = match target {
             Target::Version(None) => (&self.base, Some(BASE_TOWER)),
             Target::Version(Some(version)) => {
@@ -404,9 +414,10 @@ impl Machine {
             tower,
             cache: &mut self.cache,
             preparer: &self.preparer,
-            budget: self.budget,
+            budget,
             draws: &self.draws,
             cost: Cost::default(),
+            largest: 0,
         })
     }
 

@@ -55,6 +55,9 @@ pub struct EngineConfig {
     pub queue: usize,
     /// Tokens (padding included) of one forward pass at most; one item may exceed it alone.
     pub token_budget: usize,
+    /// Bytes that the process may hold on a device: passes are made smaller where they would go beyond. None derives it
+    /// from the machine; without a way to measure it (CUDA) it is not held to.
+    pub memory_limit: Option<u64>,
     /// Draws of the last layer by which a score tells how much the weights themselves are in doubt; 0 tells nothing.
     pub members: usize,
     /// Versions kept in memory beside the base.
@@ -79,6 +82,7 @@ impl Default for EngineConfig {
             threads: 0,
             queue: 64,
             token_budget: 8192,
+            memory_limit: None,
             members: 8,
             resident_versions: 4,
             vision_cache_bytes: 64 << 20,

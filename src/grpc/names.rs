@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::Violation;
 
-type Parsed<T> = Result<T, Violation>;
+pub(super) type Parsed<T> = Result<T, Violation>;
 
 /// `pools/{pool}`.
 pub(super) fn pool(pool: &str) -> String {

@@ -29,8 +29,7 @@ impl Service {
         let job = &attempt.job;
         // Not `patiently`: a shutdown must not keep the checkpoint from being written.
         let bytes = self.engine.checkpoint(fork).await?;
-        let key = self.blobs.put(BlobKind::Checkpoint, bytes.into()).await?;
-        self.blobs.sync().await?;
+        let key = self.keep(attempt, BlobKind::Checkpoint, bytes.into()).await?;
         let before = self.store.job(job.pool_id, job.id).await?.checkpoint_key;
         let named = self.store.checkpoint(job, key.as_str(), progress, steps, self.now()).await;
         if matches!(named, Err(Error::Fenced(_))) {

@@ -1,13 +1,14 @@
 //! Where `now` comes from.
 //!
 //! Invariant: the only reading of the system's clock below `app`; a test holds a clock of its own and moves it,
-//! so that expiry is proven without sleeping.
+//! so that expiry is proven without sleeping. The system's time may jump; `steady` counts on through it, and is what
+//! spans of time within one process are measured by.
 
 use crate::domain::Time;
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A source of time; cheap to clone, and clones agree.
@@ -16,35 +17,58 @@ pub struct Clock(Source);
 
 #[derive(Clone)]
 enum Source {
-    System,
-    Manual(Arc<Mutex<Time>>),
+    System(Instant),
+    Manual(Arc<Mutex<Hands>>),
+}
+
+/// Where a manual clock stands.
+#[derive(Clone, Copy)]
+struct Hands {
+    time: Time,
+    steady: Duration,
 }
 
 impl Clock {
     /// The system's clock.
     pub fn system() -> Self {
-        Self(Source::System)
+        Self(Source::System(Instant::now()))
     }
 
     /// A clock that stands at `start` until it is moved.
     pub fn manual(start: Time) -> Self {
-        Self(Source::Manual(Arc::new(Mutex::new(start))))
+        Self(Source::Manual(Arc::new(Mutex::new(Hands { time: start, steady: Duration::ZERO }))))
     }
 
     /// The present moment, in microseconds: what Postgres keeps.
     pub fn now(&self) -> Time {
         let now = match &self.0 {
-            Source::System => Time::from(std::time::SystemTime::now()),
-            Source::Manual(at) => *at.lock().unwrap_or_else(PoisonError::into_inner),
+            Source::System(_) => Time::from(std::time::SystemTime::now()),
+            Source::Manual(at) => at.lock().unwrap_or_else(PoisonError::into_inner).time,
         };
         chrono::DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
     }
 
-    /// Moves a manual clock; the system's cannot be moved and stays.
+    /// Time since some moment of this process; never jumps, never goes back.
+    pub fn steady(&self) -> Duration {
+        match &self.0 {
+            Source::System(start) => start.elapsed(),
+            Source::Manual(at) => at.lock().unwrap_or_else(PoisonError::into_inner).steady,
+        }
+    }
+
+    /// Lets time pass on a manual clock; the system's cannot be moved and stays.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(at) = &self.0 {
             let mut at = at.lock().unwrap_or_else(PoisonError::into_inner);
-            *at += by;
+            at.time += by;
+            at.steady += by;
+        }
+    }
+
+    /// Sets a manual clock forwards or back, as a wrong clock is set right: no time passes.
+    pub fn jump(&self, by: chrono::TimeDelta) {
+        if let Source::Manual(at) = &self.0 {
+            at.lock().unwrap_or_else(PoisonError::into_inner).time += by;
         }
     }
 }
@@ -64,6 +88,9 @@ mod tests {
         let clock = Clock::manual(Time::UNIX_EPOCH);
         let other = clock.clone();
         clock.advance(Duration::from_secs(5));
-        assert_eq!(other.now(), Time::UNIX_EPOCH + Duration::from_secs(5));
+        clock.jump(chrono::TimeDelta::seconds(-3));
+        assert_eq!(other.now(), Time::UNIX_EPOCH + Duration::from_secs(2));
+        assert_eq!(other.steady(), Duration::from_secs(5));
+        assert!(Clock::system().steady() < Duration::from_secs(60));
     }
 }

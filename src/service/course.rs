@@ -9,7 +9,7 @@ use super::{
     teaching::{Lesson, lesson},
 };
 use crate::{
-    domain::{Arm, Error, InitFrom, Policy, Pool, Round, Time, TrainingMode, Version},
+    domain::{Arm, Error, InitFrom, Policy, Pool, Round, Time, TrainingMode, Version, version::weights_gone},
     engine::{self, Objective, RefinementKind, TrainItem, Trainable, TrainingSpec},
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -106,13 +106,35 @@ impl Service {
         pool: &Pool,
         round: &Round,
     ) -> Result<Option<(Version, Option<Time>)>, Interrupted> {
-        if pool.policy.training.start.init_from == InitFrom::Base {
-            return Ok(None);
-        }
-        let version = self.store.version_by_id(round.version_id).await?;
+        let start = &pool.policy.training.start;
+        let version = match (start.init_from, start.version) {
+            (InitFrom::Base, _) => return Ok(None),
+            (InitFrom::Version, Some(number)) => self.named(pool, number).await?,
+            (InitFrom::Version, None) | (InitFrom::Previous, _) => {
+                self.store.version_by_id(round.version_id).await?
+            }
+        };
         let Some(number) = version.round else { return Ok(None) };
         let seen = self.store.round(pool.id, number).await?.training_started_at;
         Ok(Some((version, seen)))
+    }
+
+    /// The version that the policy names to begin with.
+    async fn named(&self, pool: &Pool, number: i64) -> Result<Version, Interrupted> {
+        let missing = || {
+            Error::NotReady(format!(
+                "policy.training.start.version names version {number}, which there is not: name one that has its weights, \
+                 or begin with the base"
+            ))
+        };
+        let version = match self.store.version(pool.id, number).await {
+            Err(Error::NotFound { .. }) => return Err(missing().into()),
+            found => found?,
+        };
+        if version.weights_expired_at.is_some() {
+            return Err(Error::NotReady(weights_gone(number)).into());
+        }
+        Ok(version)
     }
 
     /// What step `step` trains on; empty past the end. `refinement` are the batches after the supervised ones.

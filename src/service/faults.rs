@@ -21,7 +21,7 @@ impl From<EngineError> for Error {
             EngineError::Stopped => {
                 Self::Unavailable { what: "engine", retry_after: RETRY_AFTER, source: Some(Box::new(error)) }
             }
-            EngineError::Diverged { .. } => Self::NotReady(error.to_string()),
+            EngineError::Diverged { .. } | EngineError::OverBudget(_) => Self::NotReady(error.to_string()),
             EngineError::Load { .. }
             | EngineError::Device { .. }
             | EngineError::Panicked { .. }
@@ -38,7 +38,10 @@ impl From<EngineError> for Error {
 impl From<BlobError> for Error {
     fn from(error: BlobError) -> Self {
         match error {
-            BlobError::Store { .. } | BlobError::Sync { .. } | BlobError::Folder { .. } => {
+            BlobError::Store { .. }
+            | BlobError::Sync { .. }
+            | BlobError::Folder { .. }
+            | BlobError::Full { .. } => {
                 Self::Unavailable { what: "storage", retry_after: RETRY_AFTER, source: Some(Box::new(error)) }
             }
             // An attempt that meets it is counted as failed, so that a job ends and says why.

@@ -21,8 +21,10 @@ mod gauges;
 mod groups;
 pub mod import_scores;
 pub mod ingest;
+mod keep;
 pub mod leases;
 mod lesson;
+pub mod lives;
 mod meter;
 pub mod next_batch;
 pub mod page;
@@ -65,6 +67,7 @@ pub use explain_selection::{Explanation, Why};
 pub use import_scores::{ImportItem, ImportVerdict};
 pub use ingest::{IncomingImage, IncomingSample, ItemCode, ItemResult};
 pub use leases::{Release, Renew};
+pub use lives::Lives;
 pub use next_batch::NextBatch;
 pub use page::{Page, PageRequest};
 pub use pin_stage::PinStage;
@@ -103,6 +106,8 @@ pub struct Service {
     pub images: settings::Images,
     /// What time it is.
     pub clock: Clock,
+    /// What has been seen of the workers of running jobs.
+    pub lives: Lives,
     /// Where plans lay out embeddings; files there have no name once they are open.
     pub scratch: std::path::PathBuf,
     /// Plans that may be made at once for somebody who asks: each reads a whole pool.

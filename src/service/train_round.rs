@@ -46,14 +46,15 @@ impl Service {
     pub async fn train_round(&self, attempt: &Attempt) -> Result<(), Interrupted> {
         let course = self.course(attempt, None).await?;
         let (held, from) = self.begin(attempt, &course).await?;
-        self.learn(attempt, &course, held.fork, from).await?;
+        let early = self.learn(attempt, &course, held.fork, from).await?;
 
         let pool = &course.pool;
         let candidate = Candidate::Fork(held.fork);
         let mut validation = self.evaluate(attempt, pool, Split::Validation, candidate).await?;
         self.point(attempt, pool, candidate, &mut validation).await?;
         let test = self.evaluate(attempt, pool, Split::Test, candidate).await?;
-        let verdict = self.judge(attempt, &course, &validation).await?;
+        let mut verdict = self.judge(attempt, &course, &validation).await?;
+        verdict.reasons.extend(early.clone());
         let (savings, advice) = self.verdicts(&course, &validation).await?;
 
         attempt.check()?;
@@ -61,8 +62,7 @@ impl Service {
         self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
         let snapshot = attempt.patiently(|| self.engine.snapshot(held.fork)).await?;
         let snapshot = Bytes::from(snapshot);
-        let key = self.blobs.put(BlobKind::Adapter, snapshot.clone()).await?;
-        self.blobs.sync().await?;
+        let key = self.keep(attempt, BlobKind::Adapter, snapshot.clone()).await?;
         attempt.crash_point("before_commit");
         let new = NewVersion {
             blob_key: key.as_str().to_owned(),
@@ -74,6 +74,7 @@ impl Service {
             answered: validation.answered,
             savings: Some(savings),
             advice: Some(advice),
+            stopped_early: early,
         };
         let version = self.store.commit_version(&attempt.job, &new, self.now()).await?;
         attempt.crash_point("after_commit");
@@ -144,6 +145,21 @@ impl Service {
         course: &Course,
         spec: &TrainingSpec,
     ) -> Result<(ForkId, u64), Interrupted> {
+        let (fork, step) = self.fork_weights(attempt, course, spec).await?;
+        if let Some(most) = course.pool.policy.training.budget.max_memory_mib {
+            let held = Held { engine: &self.engine, fork };
+            attempt.patiently(|| self.engine.bound_training(fork, most << 20)).await?;
+            std::mem::forget(held);
+        }
+        Ok((fork, step))
+    }
+
+    async fn fork_weights(
+        &self,
+        attempt: &Attempt,
+        course: &Course,
+        spec: &TrainingSpec,
+    ) -> Result<(ForkId, u64), Interrupted> {
         match &course.start {
             None => attempt.patiently(|| self.engine.begin_training(spec.clone())).await,
             Some(version) => {
@@ -153,20 +169,22 @@ impl Service {
         }
     }
 
-    /// Takes the steps from `from` to the end; a shutdown between two of them leaves a checkpoint behind.
+    /// Takes the steps from `from` to the end, or until the budget is spent, which is what it answers then; a shutdown
+    /// between two of them leaves a checkpoint behind.
     pub(super) async fn learn(
         &self,
         attempt: &Attempt,
         course: &Course,
         fork: ForkId,
         from: u64,
-    ) -> Result<(), Interrupted> {
+    ) -> Result<Option<String>, Interrupted> {
         let (job, total) = (&attempt.job, course.spec.steps());
         let keeps = job.kind == JobKind::Train;
         if keeps {
             self.store.rewind_steps(job, from).await?;
         }
         let mut curve = Curve::new(from, total, keeps);
+        curve.progress.spent_seconds = job.spent_seconds;
         self.store.heartbeat(job, Some(&curve.progress), self.now()).await?;
         let taken = self.take_steps(attempt, course, fork, &mut curve).await;
         match &taken {
@@ -184,9 +202,12 @@ impl Service {
             }
             _ => {}
         }
-        taken?;
-        tracing::info!(steps = total, loss = curve.progress.loss, "training done");
-        Ok(())
+        let early = taken?;
+        if let Some(early) = &early {
+            tracing::warn!("{early}");
+        }
+        tracing::info!(steps = curve.progress.done, loss = curve.progress.loss, "training done");
+        Ok(early)
     }
 
     /// While the model works on one batch, the next is read.
@@ -196,7 +217,9 @@ impl Service {
         course: &Course,
         fork: ForkId,
         curve: &mut Curve,
-    ) -> Result<(), Interrupted> {
+    ) -> Result<Option<String>, Interrupted> {
+        let begun = self.clock.steady();
+        let budget = course.pool.policy.training.budget;
         let every = u64::from(course.pool.policy.training.checkpoint_steps);
         let (from, total) = (curve.progress.done, curve.progress.total);
         let supervised = course.spec.total_steps;
@@ -207,6 +230,12 @@ impl Service {
         }
         let mut next = self.read_batch(course, refinement.as_deref().unwrap_or_default(), from).await?;
         for step in from..total {
+            if let Some(early) = budget.spent(step, total, curve.progress.spent_seconds) {
+                // Nothing to do again for an attempt that comes after this one.
+                let steps = curve.take();
+                self.save_checkpoint(attempt, fork, &curve.progress, &steps).await?;
+                return Ok(Some(early));
+            }
             self.look(attempt).await?;
             if step >= supervised && refinement.is_none() {
                 let batches = self.prepare_refinement(attempt, course, fork, curve).await?;
@@ -214,7 +243,7 @@ impl Service {
                 refinement = Some(batches);
             }
             let batch = std::mem::take(&mut next);
-            let begun = Instant::now();
+            let taken = Instant::now();
             let (stats, read) = tokio::join!(
                 attempt.patiently(|| self.engine.train_step(fork, batch.clone())),
                 self.read_batch(course, refinement.as_deref().unwrap_or_default(), step + 1)
@@ -224,7 +253,9 @@ impl Service {
             if stats.skipped > 0 {
                 tracing::warn!(skipped = stats.skipped, step, "labelled samples that the model cannot read");
             }
-            curve.push(&stats, begun.elapsed().as_secs_f64());
+            curve.push(&stats, taken.elapsed().as_secs_f64());
+            let spent = self.clock.steady().saturating_sub(begun).as_secs_f64();
+            curve.progress.spent_seconds = attempt.job.spent_seconds + spent;
             next = read?;
             if stats.step.is_multiple_of(every) || stats.step == total {
                 let steps = curve.take();
@@ -237,7 +268,7 @@ impl Service {
                 written = Instant::now();
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether to take another step: what the worker says, and what stands in the job's row.

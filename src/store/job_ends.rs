@@ -2,7 +2,7 @@
 
 use super::{
     Store,
-    jobs::{JobRow, fence, job_rows},
+    jobs::{JobRow, SignOfLife, columns, fence, job_rows},
     micros, rounds, text,
 };
 use crate::domain::{Error, Job, JobId, JobKind, JobState, PoolId, Result, Time};
@@ -11,11 +11,14 @@ use std::time::Duration;
 
 impl Store {
     /// Sets aside jobs whose workers died as often as they may.
-    pub(super) async fn bury_poisoned(&self, kinds: &[String], dead: Time, now: Time) -> Result<()> {
+    pub(super) async fn bury_poisoned(&self, dead: &[SignOfLife], now: Time) -> Result<()> {
+        let (ids, epochs, beats) = columns(dead);
         let found = job_rows!(
-            "WHERE j.kind = ANY($1) AND j.state = 'RUNNING' AND j.heartbeat_at < $2 AND j.attempts >= j.max_attempts",
-            kinds,
-            dead
+            "WHERE j.state = 'RUNNING' AND j.attempts >= j.max_attempts AND (j.id, j.epoch, j.beats) IN (
+                 SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]))",
+            &ids,
+            &epochs,
+            &beats
         )
         .fetch_all(&self.pool)
         .await?;
@@ -76,7 +79,7 @@ impl Store {
     pub async fn release_job(&self, job: &Job, now: Time) -> Result<()> {
         let mut tx = self.pool.begin().await?;
         fence(&mut tx, job).await?;
-        // Where another of its kind waits already, the dead heartbeat lets the next worker claim this one first.
+        // Where another of its kind waits already, the heartbeat of nobody lets the next worker claim this one first.
         sqlx::query!(
             r#"UPDATE jobs SET attempts = attempts - 1, worker = NULL, run_after = $2,
                    heartbeat_at = '-infinity',

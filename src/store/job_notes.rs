@@ -1,22 +1,43 @@
 //! What is kept about a job beside its life: what an attempt met, and checkpoints that outlived it.
 
-use super::Store;
-use crate::domain::{Error, Job, JobId, PoolId, Result};
+use super::{Store, jobs, micros};
+use crate::domain::{Error, Job, JobId, PoolId, Result, Time};
 use uuid::Uuid;
 
 impl Store {
-    /// Notes what the attempt met, for people; it stands until the job succeeds or meets something else.
+    /// Notes what the attempt met or waits for, for people; it stands until the job succeeds, meets something else, or goes
+    /// on (an empty text).
     pub async fn note_error(&self, job: &Job, error: &str) -> Result<()> {
+        let mut tx = self.pool.begin().await?;
         let noted = sqlx::query!(
-            "UPDATE jobs SET error = $3 WHERE id = $1 AND epoch = $2 AND state = 'RUNNING'",
+            "UPDATE jobs SET error = NULLIF($3, '') WHERE id = $1 AND epoch = $2 AND state = 'RUNNING'",
             job.id.0,
             job.epoch,
             error
         );
-        match noted.execute(&self.pool).await?.rows_affected() {
-            0 => Err(Error::Fenced(job.id)),
-            _ => Ok(()),
+        if noted.execute(&mut *tx).await?.rows_affected() == 0 {
+            return Err(Error::Fenced(job.id));
         }
+        jobs::show(&mut tx, job).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Notes since when the job has stood still although its worker lives, or that it goes on.
+    pub async fn note_stall(&self, job: &Job, since: Option<Time>) -> Result<()> {
+        let mut tx = self.pool.begin().await?;
+        let noted = sqlx::query!(
+            "UPDATE jobs SET stalled_at = $3 WHERE id = $1 AND epoch = $2 AND state = 'RUNNING'",
+            job.id.0,
+            job.epoch,
+            since.map(micros)
+        );
+        if noted.execute(&mut *tx).await?.rows_affected() == 0 {
+            return Err(Error::Fenced(job.id));
+        }
+        jobs::show(&mut tx, job).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// Checkpoints that no job needs any more, each with the job that names it: of ended jobs, or all of `pool`.

@@ -2,15 +2,34 @@
 
 use super::{Store, micros, text, training_steps};
 use crate::domain::{
-    Error, Job, JobId, JobKind, PoolId, Result, RoundId, Time, TrainingStep, Trigger, VersionId,
-    job::Progress,
+    Error, Job, JobId, JobKind, JobState, PoolId, Result, RoundId, Time, TrainingStep, Trigger, VersionId,
+    job::{Progress, RETRY_MAX},
 };
 use sqlx::{PgConnection, types::Json};
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Claims allowed before a job is set aside as poisoned, where nothing else is said.
 pub(super) const MAX_ATTEMPTS: i32 = 3;
+
+/// How often a running job's worker has beaten: while that goes on, it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignOfLife {
+    /// The job.
+    pub job: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// The claim it runs under.
+    pub epoch: i64,
+    /// Beats so far.
+    pub beats: i64,
+    /// Whether its worker gave it back while another of its kind waited.
+    pub released: bool,
+}
+
+pub(super) fn columns(signs: &[SignOfLife]) -> (Vec<Uuid>, Vec<i64>, Vec<i64>) {
+    let ids = signs.iter().map(|sign| sign.job.0).collect();
+    (ids, signs.iter().map(|sign| sign.epoch).collect(), signs.iter().map(|sign| sign.beats).collect())
+}
 
 pub(super) struct JobRow {
     pub(super) id: Uuid,
@@ -29,6 +48,9 @@ pub(super) struct JobRow {
     pub(super) result_version_id: Option<Uuid>,
     pub(super) result_version: Option<i64>,
     pub(super) error: Option<String>,
+    pub(super) stalled_at: Option<Time>,
+    pub(super) spent_seconds: f64,
+    pub(super) stopped_early: Option<String>,
     pub(super) created_at: Time,
     pub(super) started_at: Option<Time>,
     pub(super) finished_at: Option<Time>,
@@ -36,13 +58,14 @@ pub(super) struct JobRow {
 
 impl JobRow {
     pub(super) fn into_job(self) -> Result<Job> {
+        let state = text::parse(&self.state)?;
         Ok(Job {
             id: JobId(self.id),
             pool_id: PoolId(self.pool_id),
             round_id: self.round_id.map(RoundId),
             round: self.round,
             kind: text::parse(&self.kind)?,
-            state: text::parse(&self.state)?,
+            state,
             epoch: self.epoch,
             attempts: self.attempts,
             max_attempts: self.max_attempts,
@@ -53,6 +76,9 @@ impl JobRow {
             result_version_id: self.result_version_id.map(VersionId),
             result_version: self.result_version,
             error: self.error,
+            stalled_at: self.stalled_at.filter(|_| state == JobState::Running),
+            spent_seconds: self.spent_seconds,
+            stopped_early: self.stopped_early,
             created_at: self.created_at,
             started_at: self.started_at,
             finished_at: self.finished_at,
@@ -68,7 +94,8 @@ macro_rules! job_rows {
             r#"SELECT j.id, j.pool_id, j.round_id, r.number AS "round?", j.kind, j.state, j.epoch, j.attempts,
                j.max_attempts, j.cancel_requested, j.trigger,
                j.progress AS "progress: sqlx::types::Json<crate::domain::job::Progress>", j.checkpoint_key,
-               j.result_version_id, v.number AS "result_version?", j.error, j.created_at, j.started_at, j.finished_at
+               j.result_version_id, v.number AS "result_version?", j.error, j.stalled_at, j.spent_seconds,
+               j.stopped_early, j.created_at, j.started_at, j.finished_at
                FROM jobs j LEFT JOIN rounds r ON r.id = j.round_id LEFT JOIN versions v ON v.id = j.result_version_id "#
                 + $tail $(, $arg)*
         )
@@ -126,28 +153,31 @@ pub(super) async fn show(conn: &mut PgConnection, job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Notes that the attempt lives, and how far it is; answers whether somebody asked to stop it.
+/// Notes that the attempt lives, and how far it is; answers whether somebody asked to stop it, and how far it is.
 pub(super) async fn beat(
     conn: &mut PgConnection,
     job: &Job,
     progress: Option<&Progress>,
     now: Time,
-) -> Result<bool> {
+) -> Result<(bool, Progress)> {
     let row = sqlx::query!(
-        "UPDATE jobs SET heartbeat_at = $3, progress = COALESCE($4, progress)
-         WHERE id = $1 AND epoch = $2 AND state = 'RUNNING' RETURNING cancel_requested",
+        r#"UPDATE jobs SET heartbeat_at = $3, beats = beats + 1, progress = COALESCE($4, progress),
+                          spent_seconds = GREATEST(spent_seconds, $5)
+           WHERE id = $1 AND epoch = $2 AND state = 'RUNNING'
+           RETURNING cancel_requested, progress AS "progress: Json<Progress>""#,
         job.id.0,
         job.epoch,
         now,
-        progress.map(Json) as _
+        progress.map(Json) as _,
+        progress.map_or(0.0, |progress| progress.spent_seconds)
     )
     .fetch_optional(&mut *conn)
     .await?;
-    let cancel = row.ok_or(Error::Fenced(job.id))?.cancel_requested;
+    let row = row.ok_or(Error::Fenced(job.id))?;
     if progress.is_some() {
         show(conn, job).await?;
     }
-    Ok(cancel)
+    Ok((row.cancel_requested, row.progress.0))
 }
 
 /// Marks a fenced job as done.
@@ -170,35 +200,63 @@ pub(super) async fn succeed(
 }
 
 impl Store {
-    /// Takes the next job of these kinds: one whose worker has not beaten for `dead_after`, else one that waits.
+    /// Signs of life of all running jobs of these kinds.
+    pub async fn signs_of_life(&self, kinds: &[JobKind]) -> Result<Vec<SignOfLife>> {
+        let kinds: Vec<String> = kinds.iter().map(text::of).collect();
+        let rows = sqlx::query!(
+            r#"SELECT id, kind, epoch, beats, COALESCE(heartbeat_at = '-infinity', false) AS "released!" FROM jobs
+               WHERE kind = ANY($1) AND state = 'RUNNING'"#,
+            &kinds
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let sign = |kind: &str| text::parse(kind);
+        rows.into_iter()
+            .map(|row| {
+                let (job, kind) = (JobId(row.id), sign(&row.kind)?);
+                Ok(SignOfLife { job, kind, epoch: row.epoch, beats: row.beats, released: row.released })
+            })
+            .collect()
+    }
+
+    /// Takes the next job of these kinds: one of `dead`, if it has not beaten since that was seen, else one that waits.
     ///
     /// A job that has used up its attempts and whose worker is dead is poisoned: it is set aside as failed.
     pub async fn claim_job(
         &self,
         kinds: &[JobKind],
         worker: &str,
-        dead_after: Duration,
+        dead: &[SignOfLife],
         now: Time,
     ) -> Result<Option<Job>> {
         let now = micros(now);
-        let dead = now - chrono::TimeDelta::from_std(dead_after).map_err(Error::internal)?;
         let kinds: Vec<String> = kinds.iter().map(text::of).collect();
-        self.bury_poisoned(&kinds, dead, now).await?;
+        if !dead.is_empty() {
+            self.bury_poisoned(dead, now).await?;
+        }
+        let (ids, epochs, beats) = columns(dead);
+        // Nothing is queued for later than the longest pause: what seems so was queued before the clock went back.
+        let never = now + chrono::TimeDelta::from_std(RETRY_MAX).map_err(Error::internal)?;
         let claimed = sqlx::query_scalar!(
             "UPDATE jobs SET state = 'RUNNING', epoch = epoch + 1, attempts = attempts + 1, worker = $2,
-                             heartbeat_at = $3, started_at = COALESCE(started_at, $3), max_attempts = $5
+                             heartbeat_at = $3, beats = beats + 1, stalled_at = NULL, started_at = COALESCE(started_at, $3),
+                             max_attempts = $4
              WHERE id = (
                  SELECT j.id FROM jobs j WHERE j.kind = ANY($1) AND (
-                     (j.state = 'RUNNING' AND j.heartbeat_at < $4 AND j.attempts < j.max_attempts)
-                     OR (j.state = 'QUEUED' AND j.run_after <= $3 AND NOT EXISTS (
+                     (j.state = 'RUNNING' AND j.attempts < j.max_attempts AND (j.id, j.epoch, j.beats) IN (
+                         SELECT * FROM unnest($5::uuid[], $6::bigint[], $7::bigint[])))
+                     OR (j.state = 'QUEUED' AND (j.run_after <= $3 OR j.run_after > $8) AND NOT EXISTS (
                          SELECT 1 FROM jobs o WHERE o.pool_id = j.pool_id AND o.kind = j.kind AND o.state = 'RUNNING')))
                  ORDER BY j.run_after, j.id LIMIT 1 FOR UPDATE SKIP LOCKED)
              RETURNING id",
             &kinds,
             worker,
             now,
-            dead,
-            self.max_attempts
+            self.max_attempts,
+            &ids,
+            &epochs,
+            &beats,
+            never
         )
         .fetch_optional(&self.pool)
         .await
@@ -218,9 +276,14 @@ impl Store {
     /// Progress is a change of its round, which watchers see.
     pub async fn heartbeat(&self, job: &Job, progress: Option<&Progress>, now: Time) -> Result<bool> {
         let mut tx = self.pool.begin().await?;
-        let cancel = beat(&mut tx, job, progress, micros(now)).await?;
+        let (cancel, _) = beat(&mut tx, job, progress, micros(now)).await?;
         tx.commit().await?;
         Ok(cancel)
+    }
+
+    /// Says that the attempt lives; answers whether somebody asked to stop it, and how far it is.
+    pub async fn sign_of_life(&self, job: &Job, now: Time) -> Result<(bool, Progress)> {
+        beat(&mut *self.pool.acquire().await?, job, None, micros(now)).await
     }
 
     /// Names the blob from which the next attempt goes on, with the steps that led to it.
@@ -234,13 +297,15 @@ impl Store {
     ) -> Result<()> {
         let mut tx = self.pool.begin().await?;
         let done = sqlx::query!(
-            "UPDATE jobs SET heartbeat_at = $3, checkpoint_key = $4, progress = $5
+            "UPDATE jobs SET heartbeat_at = $3, beats = beats + 1, checkpoint_key = $4, progress = $5,
+                             spent_seconds = GREATEST(spent_seconds, $6)
              WHERE id = $1 AND epoch = $2 AND state = 'RUNNING'",
             job.id.0,
             job.epoch,
             micros(now),
             key,
-            Json(progress) as _
+            Json(progress) as _,
+            progress.spent_seconds
         )
         .execute(&mut *tx)
         .await?;

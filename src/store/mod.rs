@@ -57,6 +57,7 @@ pub use columns::{EmbeddingShard, Scope, ScoreRow, Unscored};
 pub use evidence::{ControlAnswer, PoolSketch};
 pub use history::{Learnt, Taught};
 pub use imports::{ImportedScore, NewImport};
+pub use jobs::SignOfLife;
 pub use labels::{LabelledSample, TrainingAnswer, TrainingSet};
 pub use leases::LiveLease;
 pub use meter::{CurvePoint, MIN_CONTROL_LABELS, Marks};

@@ -17,9 +17,13 @@ impl Store {
         let pool = job.pool_id.0;
         let mut tx = self.pool.begin().await?;
         jobs::fence(&mut tx, job).await?;
-        sqlx::query!("UPDATE jobs SET heartbeat_at = $2 WHERE id = $1", job.id.0, micros(now))
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query!(
+            "UPDATE jobs SET heartbeat_at = $2, beats = beats + 1 WHERE id = $1",
+            job.id.0,
+            micros(now)
+        )
+        .execute(&mut *tx)
+        .await?;
         let labels = sqlx::query!(
             "DELETE FROM labels WHERE id IN (SELECT id FROM labels WHERE pool_id = $1 ORDER BY id LIMIT $2)",
             pool,

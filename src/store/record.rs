@@ -328,10 +328,14 @@ async fn check_lease(
 /// the policy they were judged by is no longer the pool's.
 async fn count(conn: &mut PgConnection, pool: &Pool, answers: i64, now: Time) -> Result<bool> {
     let row = sqlx::query!(
-        r#"UPDATE pools SET label_count = label_count + $2, revision = revision + 1 WHERE id = $1
+        r#"UPDATE pools SET label_count = label_count + $2, revision = revision + 1,
+               newest_label_at = GREATEST(newest_label_at, $3, (
+                   SELECT max(training_started_at) + interval '1 microsecond' FROM rounds WHERE pool_id = $1))
+           WHERE id = $1
            RETURNING revision, policy AS "policy: Json<Policy>", pg_notify('pool_changed', id::text) IS NULL AS notified"#,
         pool.id.0,
-        answers
+        answers,
+        now
     )
     .fetch_one(&mut *conn)
     .await?;

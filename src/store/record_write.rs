@@ -154,7 +154,11 @@ impl Changes {
             "INSERT INTO labels (pool_id, annotator, lease_id, created_at, round_id, id, sample_id, client_label_id,
                                  fingerprint, kind, answer, normalised, reasoning, regions, rejected, reason,
                                  lead_time_ms, seen_version, arm)
-             SELECT $1, $2, $3, $4, (SELECT id FROM rounds WHERE pool_id = $1 ORDER BY number DESC LIMIT 1), n.*
+             SELECT $1, $2, $3,
+                    -- After the start of every training that does not learn from it, also where the clock has gone back.
+                    GREATEST($4, (SELECT max(training_started_at) + interval '1 microsecond' FROM rounds
+                                  WHERE pool_id = $1)),
+                    (SELECT id FROM rounds WHERE pool_id = $1 ORDER BY number DESC LIMIT 1), n.*
              FROM unnest($5::uuid[], $6::uuid[], $7::text[], $8::bytea[], $9::text[], $10::text[], $11::text[],
                          $12::jsonb[], $13::jsonb[], $14::jsonb[], $15::text[], $16::bigint[], $17::bigint[],
                          $18::text[]) AS n",

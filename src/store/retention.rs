@@ -1,6 +1,7 @@
 //! Which versions keep their weights, and which are to be kept whatever the policy says.
 //!
-//! Invariants: the serving version, the base, pinned versions and those that a job's round rests on keep theirs; a blob
+//! Invariants: the serving version, the base, pinned versions, the one that trainings begin with and those that a job's round rests on keep
+//! theirs; a blob
 //! goes only after every version that names it has been told not to use it, and the rows stay. Deliberately absent: the
 //! deleting, which is the blob store's.
 
@@ -45,13 +46,13 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         // Whoever makes a version serve locks the pool as well.
         let Ok(locked) = pools::lock_active(&mut tx, pool, None).await else { return Ok(0) };
-        let keep = locked.policy.retention;
+        let keep = &locked.policy.retention;
         let expired = sqlx::query!(
             "UPDATE versions v SET weights_expired_at = $2
              FROM (SELECT id, state, row_number() OVER (
                        PARTITION BY state ORDER BY promoted_at DESC NULLS LAST, number DESC) AS place
                    FROM versions WHERE pool_id = $1 AND state <> 'SERVING' AND NOT pinned AND blob_key IS NOT NULL
-                   AND weights_expired_at IS NULL) o
+                   AND weights_expired_at IS NULL AND number IS DISTINCT FROM $5::bigint) o
              WHERE v.id = o.id AND o.place > CASE o.state WHEN 'REFUSED' THEN $3::bigint ELSE $4::bigint END
              AND NOT EXISTS (SELECT 1 FROM jobs j JOIN rounds r ON r.id = j.round_id
                              WHERE j.pool_id = $1 AND j.state IN ('QUEUED', 'RUNNING')
@@ -59,7 +60,8 @@ impl Store {
             pool.0,
             micros(now),
             i64::from(keep.keep_refused),
-            i64::from(keep.keep_retired)
+            i64::from(keep.keep_retired),
+            locked.policy.training.start.version
         )
         .execute(&mut *tx)
         .await?

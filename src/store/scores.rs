@@ -112,7 +112,7 @@ pub(super) async fn insert_shard(
 /// Notes how far a scoring is.
 pub(super) async fn beat(conn: &mut PgConnection, job: &Job, progress: &Progress, now: Time) -> Result<()> {
     sqlx::query!(
-        "UPDATE jobs SET heartbeat_at = $2, progress = $3 WHERE id = $1",
+        "UPDATE jobs SET heartbeat_at = $2, beats = beats + 1, progress = $3 WHERE id = $1",
         job.id.0,
         now,
         Json(progress) as _

@@ -17,8 +17,9 @@ async fn begin(
 ) -> Result<JobId> {
     rounds::set_state(&mut *conn, pool, round, RoundState::Training).await?;
     sqlx::query!(
-        "UPDATE rounds SET training_started_at = $2, labels_total = (SELECT label_count FROM pools WHERE id = $3)
-         WHERE id = $1",
+        // The labels up to now are its own, also those that a clock which has gone back since took down for later.
+        "UPDATE rounds r SET training_started_at = GREATEST($2, p.newest_label_at), labels_total = p.label_count
+         FROM pools p WHERE r.id = $1 AND p.id = $3",
         round.0,
         now,
         pool.0

@@ -56,7 +56,7 @@ impl Store {
         now: Time,
     ) -> Result<bool> {
         let mut tx = self.pool.begin().await?;
-        let cancel = jobs::beat(&mut tx, job, Some(progress), micros(now)).await?;
+        let (cancel, _) = jobs::beat(&mut tx, job, Some(progress), micros(now)).await?;
         write(&mut tx, job.id, steps).await?;
         tx.commit().await?;
         Ok(cancel)

@@ -29,6 +29,8 @@ pub struct NewVersion {
     pub savings: Option<Savings>,
     /// Whether more labels pay.
     pub advice: Option<Advice>,
+    /// Why its training stopped before its last step, where it did.
+    pub stopped_early: Option<String>,
 }
 
 pub(super) struct VersionRow {
@@ -180,6 +182,11 @@ impl Store {
         .await?;
         let version = row.fetch_one(&mut *tx).await?.into_version()?;
         jobs::succeed(&mut tx, job, Some(id), now).await?;
+        if let Some(why) = &new.stopped_early {
+            sqlx::query!("UPDATE jobs SET stopped_early = $2 WHERE id = $1", job.id.0, why)
+                .execute(&mut *tx)
+                .await?;
+        }
         if let Some(round) = job.round_id {
             rounds::finish(&mut tx, job.pool_id, round, id, now).await?;
         }

@@ -4,7 +4,7 @@
 //! it, passes on what the job's row and the process want, and writes down what became of it.
 
 use crate::{
-    domain::{Error, Job, JobKind, JobState, Result},
+    domain::{Error, Job, JobKind, JobState, Result, job::RETRY_MAX},
     service::{
         Service,
         attempt::{Attempt, Interrupted, Signal},
@@ -20,10 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::watch::Watch;
+
 /// Pause after a first failed attempt; it doubles with each further one.
 const BACKOFF: Duration = Duration::from_secs(2);
-/// Longest pause between two attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
 type Outcome = std::result::Result<std::result::Result<(), Interrupted>, JoinError>;
 
@@ -65,7 +65,7 @@ pub(super) async fn run_with<F, W>(
             signal,
         };
         let work = tokio::spawn(body(service.clone(), attempt).in_current_span());
-        let outcome = accompany(service, settings.heartbeat, &job, work, &tell, shutdown).await;
+        let outcome = accompany(service, settings, &job, work, &tell, shutdown).await;
         let result = conclude(service, &job, outcome, shutdown).await;
         let kind = kind_label(job.kind);
         metrics::counter!("active_vlm_jobs_total", "kind" => kind, "result" => result).increment(1);
@@ -91,16 +91,17 @@ async fn work(service: &Service, attempt: &Attempt) -> std::result::Result<(), I
 /// Beats for the work until it ends, and tells it when to stop.
 async fn accompany(
     service: &Service,
-    heartbeat: Duration,
+    settings: &settings::Worker,
     job: &Job,
     mut work: JoinHandle<std::result::Result<(), Interrupted>>,
     tell: &watch::Sender<Signal>,
     shutdown: &CancellationToken,
 ) -> Outcome {
-    let mut beat = tokio::time::interval(heartbeat);
+    let mut beat = tokio::time::interval(settings.heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The claim was the first beat.
     beat.reset();
+    let mut watch = Watch::new(service, settings, job);
     loop {
         let told = *tell.borrow() != Signal::Go;
         tokio::select! {
@@ -108,11 +109,12 @@ async fn accompany(
             () = shutdown.cancelled(), if !told => {
                 tell.send_replace(Signal::Shutdown);
             }
-            _ = beat.tick() => match service.store.heartbeat(job, None, service.now()).await {
-                Ok(false) => {}
-                Ok(true) if told => {}
-                Ok(true) => {
-                    tell.send_replace(Signal::Cancel);
+            _ = beat.tick() => match service.store.sign_of_life(job, service.now()).await {
+                Ok((cancel, progress)) => {
+                    watch.look(&progress).await;
+                    if cancel && !told {
+                        tell.send_replace(Signal::Cancel);
+                    }
                 }
                 Err(Error::Fenced(_)) => {
                     tell.send_replace(Signal::Lost);
@@ -168,7 +170,7 @@ async fn fail(service: &Service, job: &Job, text: &str, is_final: bool) -> Resul
     let attempts = if is_final { job.max_attempts } else { job.attempts };
     let counted = Job { attempts, ..job.clone() };
     let doublings = u32::try_from(job.attempts - 1).unwrap_or(0).min(16);
-    let retry_in = BACKOFF.saturating_mul(1 << doublings).min(BACKOFF_MAX);
+    let retry_in = BACKOFF.saturating_mul(1 << doublings).min(RETRY_MAX);
     let state = service.store.fail_job(&counted, text, retry_in, service.now()).await?;
     match state {
         JobState::Queued => tracing::warn!(error = text, ?retry_in, "attempt failed: it is tried again"),
@@ -216,7 +218,7 @@ fn panic_text(error: JoinError) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-fn kind_label(kind: JobKind) -> &'static str {
+pub(super) fn kind_label(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Score => "score",
         JobKind::Plan => "plan",

@@ -4,11 +4,13 @@
 //! the model's thread interleaves those that need it. Invariants: a job runs
 //! under the epoch it was claimed with, and its results are fenced by it; a failed or panicked attempt is always
 //! written down, with the job's id; nothing but a dead process or lost storage leaves a claimed job behind, and that
-//! one is taken over once its heartbeat is old. Deliberately absent: cron, priorities, a queue of its own.
+//! one is taken over once its beats have stood still for a while, whatever the clocks say. Deliberately absent: cron, priorities, a queue of its own.
 
 mod attempt;
+mod stall;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use crate::{
     domain::{JobKind, Result},
@@ -101,8 +103,7 @@ impl Worker {
 
     /// Does one job, if there is one.
     async fn turn(&self, kinds: &[JobKind], shutdown: &CancellationToken) -> Result<bool> {
-        let now = self.service.now();
-        let job = self.service.store.claim_job(kinds, &self.name, self.settings.dead_after, now).await?;
+        let job = self.service.claim_job(kinds, &self.name, self.settings.dead_after).await?;
         let Some(job) = job else { return Ok(false) };
         let kind = job.kind;
         attempt::run(&self.service, &self.settings, job, shutdown).await;
@@ -120,6 +121,7 @@ pub async fn run_pending_jobs(service: &Service) -> Result<usize> {
         heartbeat: Duration::from_secs(5),
         dead_after: Duration::from_secs(30),
         max_attempts: 3,
+        stall_after: Duration::from_secs(15 * 60),
         shard_size: 64,
         crash_at: None,
     };

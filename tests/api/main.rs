@@ -6,6 +6,7 @@
 
 mod annotators;
 mod deadlines;
+mod full_disk;
 mod health;
 mod kills;
 mod leases;

@@ -1,10 +1,16 @@
-//! Trainings on request: started once however often asked for, followed, stopped.
+//! Trainings on request: started once however often asked for, followed, left, stopped.
 
-use crate::support::{Client, ask, policy, refused, spawn_app};
+use crate::support::{Client, Home, ask, patient, policy, refused, spawn_app};
 use active_vlm::{
     grpc::pb::{self, round::State as RoundState, training::State},
     lab::train,
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tonic::{Code, Status};
 
 async fn start(client: &Client, pool: &str, request_id: &str) -> Result<pb::Training, Status> {
@@ -149,4 +155,53 @@ async fn following_a_training_that_is_stopped_ends_with_a_failure() {
     let ended =
         tokio::select! { ended = train::run(&args) => ended, () = stop => unreachable!("it has no end") };
     assert_eq!(ended.expect("an ending"), train::Ending::Failed);
+}
+
+#[tokio::test]
+async fn whoever_stops_following_by_ctrl_c_leaves_the_training_at_work_and_is_told_how_to_follow_it_again() {
+    let home = Home::with_database().await;
+    let process = home.start(&["serve"]).await;
+    let client = process.client();
+    // No end within the test.
+    let mut policy = pb::Policy { auto_train: Some(false), ..policy() };
+    let training = policy.training.get_or_insert_default();
+    (training.min_steps, training.max_steps) = (Some(2000), Some(2000));
+    let pool = client.filled_pool_with("p", policy, 20).await;
+    let batch = client.next_batch(patient(ask(&pool, "ann", 4, "r1"))).await.expect("a batch");
+    client.label(&pool, "ann", "l1", &batch).await;
+
+    let server = format!("http://{}", process.address());
+    let mut command = home.command(&["train", "--pool", "p", "--follow", "--server", &server]);
+    let mut following = command.stdout(Stdio::piped()).spawn().expect("the binary");
+    // Its second line about steps comes after it has begun to listen to signals.
+    let mut lines = BufReader::new(following.stderr.take().expect("a pipe")).lines();
+    let mut told = 0;
+    while told < 2 {
+        let line = lines.next_line().await.expect("a readable pipe").expect("it follows");
+        told += usize::from(line.contains("training "));
+    }
+    let pid = following.id().expect("a process that was not waited for");
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGINT).expect("a process to signal");
+    let output = following.wait_with_output().await.expect("an end");
+    assert_eq!(output.status.code(), Some(130), "as shells have it");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("the training goes on"), "{said}");
+    assert!(said.contains("`active-vlm train --pool p --follow`"), "{said}");
+
+    let list = pb::ListTrainingsRequest { parent: pool.clone(), ..Default::default() };
+    let trainings = client.trainings.clone().list_trainings(list).await.expect("trainings").into_inner();
+    let [training] = &trainings.trainings[..] else { panic!("one training: {trainings:?}") };
+    assert!(training.state() == State::Running && !training.cancel_requested, "{training:?}");
+    let seen = training.progress.as_ref().map_or(0, |progress| progress.done_count);
+    let further = |event: &pb::WatchRoundsResponse| {
+        let progress = event.training.as_ref().and_then(|training| training.progress.as_ref());
+        progress.is_some_and(|progress| progress.done_count > seen)
+    };
+    client.until(&pool, further).await.expect("it goes on");
+    // Following again joins it.
+    let (output, _) =
+        crate::support::run_to_end(home.command(&["train", "--pool", "p", "--server", &server])).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains(&training.name) && said.contains("at work already"), "{said}");
+    cancel(&client, &training.name).await.expect("a training");
 }

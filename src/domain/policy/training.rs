@@ -47,6 +47,8 @@ pub struct Training {
     pub refinement: Refinement,
     /// Where a training begins.
     pub start: Start,
+    /// What a training may use up.
+    pub budget: Budget,
 }
 
 impl Default for Training {
@@ -65,6 +67,7 @@ impl Default for Training {
             losses: Losses::default(),
             refinement: Refinement::default(),
             start: Start::default(),
+            budget: Budget::default(),
         }
     }
 }
@@ -169,6 +172,8 @@ pub enum InitFrom {
     Base,
     /// Those of the version that serves.
     Previous,
+    /// Those of the version named in `version`.
+    Version,
 }
 
 /// Where a training begins.
@@ -177,6 +182,8 @@ pub enum InitFrom {
 pub struct Start {
     /// Which weights.
     pub init_from: InitFrom,
+    /// The number of the version, where it is one by name.
+    pub version: Option<i64>,
     /// What is kept of how far they are from the base, in (0, 1]; only where they are not the base's.
     pub shrink: f64,
     /// Labels of earlier rounds, as a share of the new ones, that are learnt again; only where weights are not the base's.
@@ -185,7 +192,31 @@ pub struct Start {
 
 impl Default for Start {
     fn default() -> Self {
-        Self { init_from: InitFrom::Base, shrink: 0.8, replay: 0.2 }
+        Self { init_from: InitFrom::Base, version: None, shrink: 0.8, replay: 0.2 }
+    }
+}
+
+/// What a training may use up before it stops.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Minutes that its steps may take over all attempts; then it stops between two steps, and what it has made goes to the
+    /// gate. None leaves it the steps alone.
+    pub max_minutes: Option<f64>,
+    /// Mebibytes of the device that the process may hold during a step; a step that needs more is taken in smaller passes,
+    /// and where the smallest needs more the training fails. None leaves it the device's.
+    pub max_memory_mib: Option<u64>,
+}
+
+impl Budget {
+    /// Why a training that has taken `done` of `total` steps in `spent` seconds is to stop; none where it may go on.
+    pub fn spent(&self, done: u64, total: u64, spent: f64) -> Option<String> {
+        let most = self.max_minutes.filter(|most| done > 0 && done < total && spent >= most * 60.0)?;
+        let spent = spent / 60.0;
+        Some(format!(
+            "training.budget.max_minutes ({most}): stopped after {done} of {total} steps, {spent:.1} minutes spent over \
+             all attempts"
+        ))
     }
 }
 
@@ -244,6 +275,23 @@ impl Training {
         let s = &self.start;
         check(s.shrink > 0.0 && s.shrink <= 1.0, "start.shrink", "must be above 0, at most 1");
         check((0.0..=1.0).contains(&s.replay), "start.replay", "must be 0 to 1");
+        check(
+            (s.init_from == InitFrom::Version) == s.version.is_some()
+                && s.version.is_none_or(|number| number >= 0),
+            "start.version",
+            "must be a version's number, from 0, with init_from VERSION, and left out otherwise",
+        );
+        let b = &self.budget;
+        check(
+            b.max_minutes.is_none_or(|most| positive(most) && most <= 1e6),
+            "budget.max_minutes",
+            "must be above 0, at most 1,000,000; leave it out for no bound",
+        );
+        check(
+            b.max_memory_mib.is_none_or(|most| (1..=1 << 24).contains(&most)),
+            "budget.max_memory_mib",
+            "must be 1 to 16,777,216; leave it out for the device's own bound",
+        );
         found
     }
 }
@@ -264,7 +312,8 @@ mod tests {
                 ..Losses::default()
             },
             refinement: Refinement { share: 1.0, chains: 1, beta: 0.0, ..Refinement::default() },
-            start: Start { shrink: 0.0, ..Start::default() },
+            start: Start { shrink: 0.0, version: Some(3), ..Start::default() },
+            budget: Budget { max_minutes: Some(0.0), max_memory_mib: Some(0) },
             ..Training::default()
         };
         let fields: Vec<String> = training.violations("policy.").into_iter().map(|v| v.field).collect();
@@ -275,7 +324,22 @@ mod tests {
             "policy.training.refinement.chains",
             "policy.training.refinement.beta",
             "policy.training.start.shrink",
+            "policy.training.start.version",
+            "policy.training.budget.max_minutes",
+            "policy.training.budget.max_memory_mib",
         ];
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn a_budget_of_time_ends_a_training_between_its_first_step_and_its_last() {
+        let budget = Budget { max_minutes: Some(2.0), ..Budget::default() };
+        let spent = |done, seconds| budget.spent(done, 10, seconds);
+        assert_eq!((spent(3, 119.0), spent(0, 500.0), spent(10, 500.0)), (None, None, None));
+        let why = spent(3, 150.0).expect("a reason");
+        for part in ["training.budget.max_minutes (2)", "3 of 10 steps", "2.5 minutes"] {
+            assert!(why.contains(part), "{part}: {why}");
+        }
+        assert_eq!(Budget::default().spent(3, 10, 1e9), None);
     }
 }

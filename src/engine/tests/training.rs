@@ -209,3 +209,58 @@ async fn adapters_go_beside_the_layers_of_the_settings_and_others_are_refused_at
     let error = Engine::start(targets(&["q_proj", "qkv"])).await.unwrap_err();
     assert!(error.to_string().contains("'qkv' names no linear layer"), "{error}");
 }
+
+#[tokio::test]
+async fn scoring_and_training_go_in_the_smallest_passes_where_the_memory_has_no_room() {
+    let folder = model_folder();
+    let wide = Engine::start(config(folder.path())).await.unwrap();
+    let tight = EngineConfig { memory_limit: Some(1), ..config(folder.path()) };
+    let tight = Engine::start(tight).await.unwrap();
+    let (whole, rows) = (wide.score(None, items()).await.unwrap(), tight.score(None, items()).await.unwrap());
+    assert!(rows.cost.padded_tokens < whole.cost.padded_tokens, "no row is padded to another's length");
+    for (one, other) in whole.scores.iter().zip(&rows.scores) {
+        let (one, other) = (one.as_ref().unwrap(), other.as_ref().unwrap());
+        assert_eq!(one.answer, other.answer);
+        assert!((one.entropy - other.entropy).abs() < 1e-4);
+    }
+    let mut steps = Vec::new();
+    for engine in [&wide, &tight] {
+        let (fork, _) = engine.begin_training(spec(Trainable::Full)).await.unwrap();
+        steps.push(engine.train_step(fork, batch()).await.unwrap());
+    }
+    assert!((steps[0].loss - steps[1].loss).abs() < 1e-4, "{steps:?}");
+    assert!((steps[0].grad_norm - steps[1].grad_norm).abs() < 1e-3 * steps[0].grad_norm, "{steps:?}");
+}
+
+#[tokio::test]
+async fn a_training_beyond_its_own_budget_of_memory_ends_and_says_what_it_needs() {
+    let engine = engine().await;
+    let (fork, _) = engine.begin_training(spec(Trainable::Full)).await.unwrap();
+    let (other, _) = engine.begin_training(spec(Trainable::Full)).await.unwrap();
+    engine.bound_training(fork, 1 << 20).await.unwrap();
+    engine.bound_training(other, 1 << 40).await.unwrap();
+    let mut steps = 0;
+    let error = loop {
+        match engine.train_step(fork, batch()).await {
+            Ok(_) => steps += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(steps, 2, "once or twice may be another part of the process");
+    let text = error.to_string();
+    assert!(matches!(error, EngineError::OverBudget(_)), "{text}");
+    assert!(text.contains("training.budget.max_memory_mib (1)") && text.contains("mode LORA"), "{text}");
+    for _ in 0..4 {
+        engine.train_step(other, batch()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn weights_that_are_no_numbers_make_no_version() {
+    let engine = engine().await;
+    let wild = TrainingSpec { learning_rate: 1e39, warmup: 0, total_steps: 1, ..spec(Trainable::Full) };
+    let (fork, _) = engine.begin_training(wild).await.unwrap();
+    engine.train_step(fork, batch()).await.unwrap();
+    let error = engine.snapshot(fork).await.unwrap_err();
+    assert!(matches!(error, EngineError::Diverged { step: 1, .. }), "{error}");
+}

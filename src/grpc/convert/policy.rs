@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> Policy {
     let usual = Policy::default();
     let field = |name: &str| format!("{prefix}{name}");
-    let training = wire.training.unwrap_or_default();
+    let training = wire.training.clone().unwrap_or_default();
     let gate = wire.gate.unwrap_or_default();
     let adaptive = wire.adaptive.unwrap_or_default();
     let stopping = wire.stopping.unwrap_or_default();
@@ -151,13 +151,13 @@ pub(super) fn copy_field(old: &mut pb::Policy, new: &pb::Policy, path: &str) -> 
     macro_rules! copy {
         ($old:expr, $new:expr, $path:expr, [$($field:ident),* $(,)?]) => {
             match $path {
-                $(stringify!($field) => { $old.$field = $new.$field; true })*
+                $(stringify!($field) => { $old.$field.clone_from(&$new.$field); true })*
                 _ => false,
             }
         };
     }
     if let Some(path) = path.strip_prefix("training.") {
-        let new = new.training.unwrap_or_default();
+        let new = new.training.clone().unwrap_or_default();
         return training_policy::copy_field(old.training.get_or_insert_default(), &new, path);
     }
     if let Some(path) = path.strip_prefix("gate.") {

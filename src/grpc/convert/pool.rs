@@ -18,7 +18,9 @@ pub(in crate::grpc) fn create_pool(request: pb::CreatePoolRequest) -> Result<Cre
         check.plain(&format!("pool.answers[{i}]"), answer);
     }
     check.plain("request_id", &request.request_id);
-    let policy = policy::from_wire(&mut check, "pool.policy.", &pool.policy.unwrap_or_default());
+    let wire = pool.policy.unwrap_or_default();
+    own_version(&mut check, &wire, &request.pool_id);
+    let policy = policy::from_wire(&mut check, "pool.policy.", &wire);
     check.done(CreatePool {
         name: request.pool_id,
         display_name: pool.display_name,
@@ -67,9 +69,23 @@ pub(in crate::grpc) fn pool_patch(request: &pb::UpdatePoolRequest, now: &Pool) -
         patch.etag = Some(check.take(names::parse_token("pool.etag", &new.etag)));
     }
     if policy_changes {
+        own_version(&mut check, &wire, &now.name);
         patch.policy = Some(policy::from_wire(&mut check, "pool.policy.", &wire));
     }
     check.done(patch)
+}
+
+/// A version that trainings are to begin with is one of the pool's own.
+fn own_version(check: &mut Check, wire: &pb::Policy, pool: &str) {
+    const FIELD: &str = "pool.policy.training.start.version";
+    let start = wire.training.as_ref().and_then(|training| training.start.as_ref());
+    let other = start.and_then(|start| names::parse_number(FIELD, &start.version, "versions").ok());
+    if let Some((other, _)) = other.filter(|(other, _)| other != pool) {
+        let text = format!(
+            "is of the pool pools/{other}: name a version of pools/{pool}, whose model has seen its labels"
+        );
+        check.that(false, FIELD, text);
+    }
 }
 
 pub(in crate::grpc) fn pool(pool: &Pool) -> pb::Pool {
@@ -184,5 +200,32 @@ mod tests {
         };
         let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["update_mask", "update_mask", "pool.etag"]);
+    }
+
+    #[test]
+    fn a_training_begins_with_a_version_by_number_or_by_name_of_its_own_pool_only() {
+        let asked = |version: &str| {
+            let start = pb::StartPolicy { version: version.into(), ..Default::default() };
+            let training = pb::TrainingPolicy { start: Some(start), ..Default::default() };
+            let policy = pb::Policy { training: Some(training), ..Default::default() };
+            let pool = pb::Pool { policy: Some(policy), ..Default::default() };
+            create_pool(pb::CreatePoolRequest {
+                pool_id: "digits".into(),
+                pool: Some(pool),
+                ..Default::default()
+            })
+        };
+        for version in ["7", "pools/digits/versions/7"] {
+            let start = asked(version).unwrap().policy.training.start;
+            assert_eq!((start.init_from, start.version), (crate::domain::InitFrom::Version, Some(7)));
+        }
+        for (version, text) in [
+            ("pools/cats/versions/7", "of the pool pools/cats"),
+            ("seven", "names none of the versions"),
+            ("-1", "names"),
+        ] {
+            let error = asked(version).unwrap_err().to_string();
+            assert!(error.contains("start.version") && error.contains(text), "{error}");
+        }
     }
 }

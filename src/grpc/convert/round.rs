@@ -87,6 +87,9 @@ pub(in crate::grpc) fn training(pool: &str, job: &Job) -> pb::Training {
         create_time: Some(timestamp(job.created_at)),
         start_time: job.started_at.map(timestamp),
         end_time: job.finished_at.map(timestamp),
+        stall_time: job.stalled_at.map(timestamp),
+        spent_seconds: job.spent_seconds,
+        early_stop: job.stopped_early.clone().unwrap_or_default(),
     }
 }
 

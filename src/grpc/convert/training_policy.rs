@@ -3,9 +3,12 @@
 //! Invariant: as `policy`: what is left out of the wire is the domain's default; answers have every field set.
 //! Deliberately absent: ranges, which the domain checks.
 
-use super::{Check, known};
+use super::{
+    super::names::{self, Parsed},
+    Check, known,
+};
 use crate::{
-    domain::{InitFrom, Losses, Method, Refinement, Start, Training, TrainingMode},
+    domain::{Budget, InitFrom, Losses, Method, Refinement, Start, Training, TrainingMode},
     grpc::pb,
 };
 
@@ -32,6 +35,10 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: pb::TrainingPolic
         losses: losses(wire.losses.unwrap_or_default(), usual.losses),
         refinement: refinement(check, prefix, wire.refinement.unwrap_or_default(), usual.refinement),
         start: start(check, prefix, wire.start.unwrap_or_default(), usual.start),
+        budget: wire.budget.map_or(usual.budget, |budget| Budget {
+            max_minutes: budget.max_minutes,
+            max_memory_mib: budget.max_memory_mib,
+        }),
     }
 }
 
@@ -71,9 +78,16 @@ fn refinement(check: &mut Check, prefix: &str, wire: pb::RefinementPolicy, usual
 
 fn start(check: &mut Check, prefix: &str, wire: pb::StartPolicy, usual: Start) -> Start {
     use pb::start_policy::InitFrom as Wire;
+    let version = (!wire.version.is_empty())
+        .then(|| check.take(version_number(&format!("{prefix}start.version"), &wire.version).map(Some)))
+        .flatten();
     Start {
+        version,
         init_from: match check.take(known(&format!("{prefix}start.init_from"), wire.init_from).map(Some)) {
+            // A version that is named is meant.
+            None | Some(Wire::Unspecified) if !wire.version.is_empty() => InitFrom::Version,
             None | Some(Wire::Unspecified) => usual.init_from,
+            Some(Wire::Version) => InitFrom::Version,
             Some(Wire::Base) => InitFrom::Base,
             Some(Wire::Previous) => InitFrom::Previous,
         },
@@ -82,10 +96,18 @@ fn start(check: &mut Check, prefix: &str, wire: pb::StartPolicy, usual: Start) -
     }
 }
 
+/// The number of a version that is written as `7` or as `pools/{pool}/versions/7`.
+fn version_number(field: &str, text: &str) -> Parsed<i64> {
+    match text.parse::<i64>() {
+        Ok(number) if number >= 0 => Ok(number),
+        _ => names::parse_number(field, text, "versions").map(|(_, number)| number),
+    }
+}
+
 /// Every field of a training.
 pub(super) fn to_wire(training: &Training) -> pb::TrainingPolicy {
     use pb::{refinement_policy::Method as WireMethod, start_policy::InitFrom as WireStart};
-    let Training { losses, refinement, start, .. } = training;
+    let Training { losses, refinement, start, budget, .. } = training;
     let mode = match training.mode {
         TrainingMode::Full => pb::training_policy::Mode::Full,
         TrainingMode::Lora => pb::training_policy::Mode::Lora,
@@ -100,6 +122,7 @@ pub(super) fn to_wire(training: &Training) -> pb::TrainingPolicy {
     let init_from = match start.init_from {
         InitFrom::Base => WireStart::Base,
         InitFrom::Previous => WireStart::Previous,
+        InitFrom::Version => WireStart::Version,
     };
     pb::TrainingPolicy {
         mode: mode.into(),
@@ -137,6 +160,11 @@ pub(super) fn to_wire(training: &Training) -> pb::TrainingPolicy {
             init_from: init_from.into(),
             shrink: Some(start.shrink),
             replay: Some(start.replay),
+            version: start.version.map(|number| number.to_string()).unwrap_or_default(),
+        }),
+        budget: Some(pb::TrainingBudget {
+            max_minutes: budget.max_minutes,
+            max_memory_mib: budget.max_memory_mib,
         }),
     }
 }
@@ -146,7 +174,7 @@ pub(super) fn copy_field(old: &mut pb::TrainingPolicy, new: &pb::TrainingPolicy,
     macro_rules! copy {
         ($old:expr, $new:expr, $path:expr, [$($field:ident),* $(,)?]) => {
             match $path {
-                $(stringify!($field) => { $old.$field = $new.$field; true })*
+                $(stringify!($field) => { $old.$field.clone_from(&$new.$field); true })*
                 _ => false,
             }
         };
@@ -171,8 +199,12 @@ pub(super) fn copy_field(old: &mut pb::TrainingPolicy, new: &pb::TrainingPolicy,
         );
     }
     if let Some(path) = path.strip_prefix("start.") {
-        let (old, new) = (old.start.get_or_insert_default(), new.start.unwrap_or_default());
-        return copy!(old, new, path, [init_from, shrink, replay]);
+        let (old, new) = (old.start.get_or_insert_default(), new.start.clone().unwrap_or_default());
+        return copy!(old, new, path, [init_from, shrink, replay, version]);
+    }
+    if let Some(path) = path.strip_prefix("budget.") {
+        let (old, new) = (old.budget.get_or_insert_default(), new.budget.unwrap_or_default());
+        return copy!(old, new, path, [max_minutes, max_memory_mib]);
     }
     copy!(
         old,
@@ -191,7 +223,8 @@ pub(super) fn copy_field(old: &mut pb::TrainingPolicy, new: &pb::TrainingPolicy,
             checkpoint_steps,
             losses,
             refinement,
-            start
+            start,
+            budget
         ]
     )
 }

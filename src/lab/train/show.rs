@@ -41,7 +41,9 @@ impl Show {
             (_, "") => "starting",
             (_, phase) => phase,
         };
-        let (done, total, note) = (progress.done_count, progress.total_count, note(progress));
+        let (done, total) = (progress.done_count, progress.total_count);
+        let note = [note(progress), standstill(training)].into_iter().filter(|text| !text.is_empty());
+        let note = note.collect::<Vec<_>>().join("; ");
         self.bar.set_prefix(format!("{}: {phase}", self.pool));
         self.bar.set_length(total.max(done).unsigned_abs());
         self.bar.set_position(done.unsigned_abs());
@@ -64,6 +66,16 @@ impl Show {
     pub fn clear(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// What is wrong while it runs: that it stands still, what it waits for.
+fn standstill(training: &pb::Training) -> String {
+    if training.state() != pb::training::State::Running {
+        return String::new();
+    }
+    let still = training.stall_time.map(|_| "it stands still although its worker lives".to_owned());
+    let waits = (!training.error.is_empty()).then(|| training.error.clone());
+    still.into_iter().chain(waits).collect::<Vec<_>>().join(": ")
 }
 
 /// Loss with its parts, pace, time left: what is known of them.
@@ -126,6 +138,19 @@ mod tests {
         let early = pb::TrainingProgress { eta_seconds: Some(59.6), done_count: 1, ..Default::default() };
         assert_eq!(note(&early), "1:00 left");
         assert_eq!(note(&pb::TrainingProgress::default()), "");
+    }
+
+    #[test]
+    fn a_standstill_is_told_of_while_it_lasts() {
+        let running = pb::training::State::Running.into();
+        let mut training = pb::Training { state: running, ..Default::default() };
+        assert_eq!(standstill(&training), "");
+        training.stall_time = Some(prost_types::Timestamp::default());
+        training.error = "waits to go on: no room".to_owned();
+        let text = "it stands still although its worker lives: waits to go on: no room";
+        assert_eq!(standstill(&training), text);
+        training.state = pb::training::State::Failed.into();
+        assert_eq!(standstill(&training), "");
     }
 
     #[test]

@@ -20,6 +20,7 @@ async fn a_dead_workers_job_is_taken_over_and_the_old_attempt_can_commit_nothing
         .checkpoint(&old, "blob/40", &job::Progress { done: 40, ..Default::default() }, &[], at(41))
         .await
         .unwrap();
+    assert!(world.claim_job(JobKind::Train, at(45)).await.is_none(), "a checkpoint is a sign of life");
     let new = world.claim_job(JobKind::Train, at(80)).await.unwrap();
     assert_eq!((new.id, new.epoch, new.attempts), (old.id, old.epoch + 1, 2));
     assert_eq!((new.checkpoint_key.as_deref(), new.progress.done), (Some("blob/40"), 40));
@@ -224,6 +225,7 @@ async fn a_curve_is_written_in_batches_thinned_out_and_that_of_the_attempt_that_
     store.record_steps(&old, &at_step(5), &[step(4, 9.0), step(5, 9.0)], at(3)).await.unwrap();
     assert!(store.round(world.pool.id, 1).await.unwrap().revision > seen, "watchers see it");
 
+    assert!(world.claim_job(JobKind::Train, at(40)).await.is_none(), "it has beaten");
     let new = world.claim_job(JobKind::Train, at(80)).await.unwrap();
     assert_eq!(new.progress, at_step(5));
     let fenced = store.record_steps(&old, &at_step(6), &[step(1, 0.0), step(6, 9.0)], at(81)).await;

@@ -25,6 +25,7 @@ fn trained(labels: i64, marks: &[u8]) -> NewVersion {
         answered: Answered { marks: marks.to_vec(), ..Answered::default() },
         savings: Some(Savings::default()),
         advice: Some(Advice::default()),
+        stopped_early: None,
     }
 }
 
@@ -161,6 +162,7 @@ async fn a_shadow_is_asked_for_with_the_version_and_its_figures_are_kept_once(db
     world.store.heartbeat(&lost, Some(&progress), at(6)).await.unwrap();
     let quiet = world.store.round(pool, 1).await.unwrap();
     assert_eq!(quiet.revision, done.revision, "how far a shadow is changes nothing of its round");
+    assert!(world.claim_job(JobKind::Shadow, at(500)).await.is_none(), "it has beaten");
     let again = world.claim_job(JobKind::Shadow, at(600)).await.expect("its worker is dead");
     let shadow = Marks { labels: 8, marks: vec![0, 2, 1] };
     assert_eq!((shadow.right(), shadow.of()), (1, 2));

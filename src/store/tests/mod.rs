@@ -28,6 +28,7 @@ fn policy() -> Policy {
 struct World {
     store: Store,
     pool: Pool,
+    seen: std::sync::Mutex<Vec<(SignOfLife, Time)>>,
 }
 
 impl World {
@@ -43,7 +44,7 @@ impl World {
             request_id: "make".into(),
         };
         let pool = store.create_pool(&new, at(0)).await.unwrap();
-        let world = Self { store, pool };
+        let world = Self { store, pool, seen: Default::default() };
         world.add(0..samples).await;
         world
     }
@@ -55,7 +56,22 @@ impl World {
     }
 
     async fn claim_job(&self, kind: JobKind, now: Time) -> Option<Job> {
-        self.store.claim_job(&[kind], "worker", Duration::from_secs(30), now).await.unwrap()
+        let dead = self.see(kind, now).await;
+        let job = self.store.claim_job(&[kind], "worker", &dead, now).await.unwrap();
+        self.see(kind, now).await;
+        job
+    }
+
+    /// Looks at the beats of running jobs; those that have not changed for half a minute are dead.
+    async fn see(&self, kind: JobKind, now: Time) -> Vec<SignOfLife> {
+        let signs = self.store.signs_of_life(&[kind]).await.unwrap();
+        let mut seen = self.seen.lock().unwrap();
+        let dead = signs.into_iter().filter(|sign| {
+            let first = seen.iter().find(|(known, _)| known == sign).map(|(_, at)| *at);
+            first.is_none().then(|| seen.push((*sign, now)));
+            sign.released || first.is_some_and(|at| now - at > chrono::TimeDelta::seconds(30))
+        });
+        dead.collect()
     }
 
     /// Scores what is unscored: the lower the sample's number, the surer the model.

@@ -7,17 +7,7 @@ async fn trained(world: &World, number: i64, passed: bool, blob_key: &str) -> Ve
     let now = at(100 * number as u64);
     world.store.start_training(world.pool.id, &format!("go {number}"), now).await.unwrap();
     let job = world.claim_job(JobKind::Train, now).await.unwrap();
-    let new = NewVersion {
-        blob_key: blob_key.into(),
-        base_sha256: "base".into(),
-        label_count: number,
-        validation: None,
-        test: None,
-        gate: GateVerdict { passed, reasons: vec!["figures".into()] },
-        answered: Answered::default(),
-        savings: None,
-        advice: None,
-    };
+    let new = NewVersion { blob_key: blob_key.into(), label_count: number, ..candidate(passed) };
     let version = world.store.commit_version(&job, &new, now).await.unwrap();
     assert_eq!(version.number, number);
     version
@@ -104,4 +94,86 @@ async fn a_refused_version_serves_on_request_and_a_rollback_undoes_it(db: PgPool
     assert!(matches!(store.promote(pool, 9, None, at(502)).await, Err(Error::NotFound { .. })));
     let back = store.rollback(pool, None, None, at(503)).await.unwrap();
     assert_eq!((back.number, back.state), (1, VersionState::Serving), "the one that was replaced");
+}
+
+#[sqlx::test(migrations = "./migrations")]
+async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_or_is_pinned_keeps_its_weights(
+    db: PgPool,
+) {
+    const TURNS: u64 = 40;
+    let world = world(db).await;
+    trained(&world, 1, true, "w1").await;
+    let (store, pool) = (&world.store, world.pool.id);
+    let kept = async || {
+        let versions = store.versions(pool, None, 99).await.unwrap();
+        let kept = versions.into_iter().filter(|v| v.pinned || v.state == VersionState::Serving);
+        kept.filter_map(|version| version.blob_key).collect::<Vec<_>>()
+    };
+    let deleted = std::sync::Mutex::new(Vec::new());
+    let over = std::sync::atomic::AtomicBool::new(false);
+    // Every version has weights of its own. A training that loses its round to a promotion is none.
+    let trains = async {
+        for turn in 0..TURNS {
+            let now = at(1000 + turn);
+            store.start_training(pool, &format!("turn {turn}"), now).await.unwrap();
+            let Some(job) = store.claim_job(&[JobKind::Train], "w", &[], now).await.unwrap() else {
+                continue;
+            };
+            let new = NewVersion { blob_key: format!("turn {turn}"), ..candidate(turn % 3 != 0) };
+            match store.commit_version(&job, &new, now).await {
+                Ok(_) | Err(Error::Fenced(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+    };
+    let fine = |done: Result<Version>| match done {
+        Ok(_) | Err(Error::NotReady(_) | Error::NotFound { .. }) => {}
+        Err(error) => panic!("{error}"),
+    };
+    let changes = async |salt: i64| {
+        let mut turn = 0;
+        while !over.load(std::sync::atomic::Ordering::SeqCst) {
+            turn += 1;
+            let newest = store.versions(pool, None, 1).await.unwrap()[0].number;
+            let number = (newest - (turn * salt) % 4).max(0);
+            fine(store.promote(pool, number, None, at(2000)).await);
+            fine(store.pin_version(pool, number, turn % 2 == 0).await);
+            fine(store.rollback(pool, None, None, at(2001)).await);
+        }
+    };
+    let sweeps = async || {
+        while !over.load(std::sync::atomic::Ordering::SeqCst) {
+            store.expire_weights(at(3000)).await.unwrap();
+            for (version, key) in store.expired_weights(9).await.unwrap() {
+                let delete = async || {
+                    assert!(!kept().await.contains(&key), "{key} serves or is pinned");
+                    deleted.lock().unwrap().push(key.clone());
+                    Ok(())
+                };
+                store.forget_weights(version, &key, delete).await.unwrap();
+            }
+        }
+    };
+    tokio::join!(trains, changes(1), changes(3), sweeps(), sweeps());
+    let (kept, deleted) = (kept().await, deleted.into_inner().unwrap());
+    assert!(!deleted.is_empty(), "the policy keeps two");
+    assert!(kept.iter().all(|key| !deleted.contains(key)), "{kept:?} {deleted:?}");
+    let serving = store.serving_version(pool).await.unwrap();
+    assert_eq!(serving.weights_expired_at, None);
+}
+
+fn candidate(passed: bool) -> NewVersion {
+    NewVersion {
+        blob_key: String::new(),
+        base_sha256: "base".into(),
+        label_count: 1,
+        validation: None,
+        test: None,
+        gate: GateVerdict { passed, reasons: vec!["figures".into()] },
+        answered: Answered::default(),
+        savings: None,
+        advice: None,
+        stopped_early: None,
+    }
 }

@@ -15,6 +15,7 @@ fn candidate(passed: bool) -> NewVersion {
         answered: Answered::default(),
         savings: None,
         advice: None,
+        stopped_early: None,
     }
 }
 

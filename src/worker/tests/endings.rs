@@ -132,6 +132,7 @@ fn new_version(like: &crate::domain::Version) -> crate::store::NewVersion {
         answered: Default::default(),
         savings: None,
         advice: None,
+        stopped_early: None,
     }
 }
 

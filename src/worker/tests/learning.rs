@@ -3,7 +3,7 @@
 use super::endings::attempt_of;
 use super::*;
 use crate::{
-    domain::{InitFrom, Losses, Method, Refinement, Start},
+    domain::{InitFrom, Losses, Method, Refinement, Retention, Start},
     store::PoolChange,
 };
 
@@ -44,6 +44,7 @@ async fn a_training_lost_after_it_reasoned_goes_on_to_the_same_weights(db: PgPoo
     }
     lost.abort();
     assert!(lost.await.expect_err("cut off").is_cancelled());
+    assert_eq!(stage.work().await, 0, "its worker may still be alive");
     stage.clock.advance(DEAD_AFTER + Duration::from_secs(1));
     stage.work().await;
     let done = stage.service.get_training("cut", job.id).await.expect("it");
@@ -55,7 +56,7 @@ async fn a_training_lost_after_it_reasoned_goes_on_to_the_same_weights(db: PgPoo
 #[sqlx::test]
 async fn a_warm_start_goes_on_from_the_version_that_planned_the_round(db: PgPool) {
     let stage = stage(db).await;
-    let start = Start { init_from: InitFrom::Previous, shrink: 1.0, replay: 0.0 };
+    let start = Start { init_from: InitFrom::Previous, shrink: 1.0, replay: 0.0, version: None };
     let training = Training { start, min_steps: 30, max_steps: 30, learning_rate: 5e-3, ..policy().training };
     stage.pool("warm", Policy { training: training.clone(), ..policy() }, 30).await;
     stage.labelled_round("warm", "r1").await;
@@ -76,4 +77,47 @@ async fn a_warm_start_goes_on_from_the_version_that_planned_the_round(db: PgPool
     let base = base.validation.as_ref().expect("an evaluation").loss;
     assert!((loss(&second) - loss(&first)).abs() < 1e-4, "{} {}", loss(&first), loss(&second));
     assert!((loss(&second) - base).abs() > 1e-2, "{base} {}", loss(&second));
+}
+
+#[sqlx::test]
+async fn a_training_begins_with_the_version_that_the_policy_names_which_keeps_its_weights(db: PgPool) {
+    let stage = stage(db).await;
+    let training = Training { min_steps: 30, max_steps: 30, learning_rate: 5e-3, ..policy().training };
+    let retention = Retention { keep_refused: 0, keep_retired: 0 };
+    let start = Start { shrink: 1.0, replay: 0.0, ..Start::default() };
+    let first = Policy { training: Training { start, ..training }, ..policy() };
+    stage.pool("light", first.clone(), 30).await;
+    stage.labelled_round("light", "r1").await;
+    stage.work().await;
+    let begin_with = async |number, retention: Retention| {
+        let start = Start { init_from: InitFrom::Version, version: Some(number), ..start };
+        let still =
+            Training { learning_rate: 1e-12, min_steps: 1, max_steps: 1, start, ..first.training.clone() };
+        let policy = Policy { training: still, retention, ..first.clone() };
+        let change = PoolChange { policy: Some(policy), ..PoolChange::default() };
+        stage.service.store.update_pool("light", &change, stage.service.now()).await.expect("a policy");
+    };
+    // Another one serves before the first is named again.
+    stage.labelled_round("light", "r2").await;
+    begin_with(0, Retention::default()).await;
+    stage.work().await;
+    begin_with(1, retention.clone()).await;
+    stage.labelled_round("light", "r3").await;
+    stage.work().await;
+    let loss = async |number| {
+        let version = stage.service.get_version("light", number).await.expect("a version");
+        version.validation.expect("an evaluation").loss
+    };
+    let (base, named, warm) = (loss(2).await, loss(1).await, loss(3).await);
+    assert!((warm - named).abs() < 1e-4 && (warm - base).abs() > 1e-2, "{base} {named} {warm}");
+    let named = stage.service.get_version("light", 1).await.expect("it");
+    assert_eq!(named.weights_expired_at, None, "the policy names it");
+
+    begin_with(9, retention.clone()).await;
+    stage.labelled_round("light", "r4").await;
+    stage.work().await;
+    let failed = stage.trainings("light").await.pop().expect("a training");
+    assert_eq!((failed.state, failed.attempts), (JobState::Failed, 1), "{failed:?}");
+    let error = failed.error.expect("a cause");
+    assert!(error.contains("policy.training.start.version names version 9"), "{error}");
 }

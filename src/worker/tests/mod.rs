@@ -1,7 +1,9 @@
 //! The loop at the level of use cases: real Postgres, a tiny real model, a clock that tests move.
 
 mod bandit;
+mod clocks;
 mod endings;
+mod faults;
 mod intake;
 mod learning;
 mod meter;
@@ -48,6 +50,7 @@ async fn stage(db: PgPool) -> Stage {
         limits: settings.limits,
         images: settings.images,
         clock: clock.clone(),
+        lives: Default::default(),
         scratch: state.path().join("scratch"),
         planning: crate::service::planning_permits(),
     };
@@ -220,8 +223,10 @@ impl Stage {
 
     /// Claims the next job as a worker that will never be heard of again.
     async fn claim(&self, kind: JobKind) -> Job {
-        let claimed = self.service.store.claim_job(&[kind], "lost", DEAD_AFTER, self.service.now()).await;
-        claimed.expect("a claim").expect("a job")
+        let claimed = self.service.claim_job(&[kind], "lost", DEAD_AFTER).await;
+        let job = claimed.expect("a claim").expect("a job");
+        self.service.see_workers(&[kind], DEAD_AFTER).await.expect("what others see");
+        job
     }
 }
 

@@ -90,10 +90,14 @@ fn binary(arguments: &[&str]) -> Command {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    // A test that is itself killed must not leave a service behind.
-    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and allocates nothing.
+    // A test that is itself killed must not leave a service behind; and a write beyond a limit is to fail as on a full
+    // disk, which it does where its signal is ignored.
+    // SAFETY: between fork and exec only prctl and sigaction are called, which are async-signal-safe and allocate nothing.
     unsafe {
-        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
+        command.pre_exec(|| {
+            nix::sys::signal::signal(Signal::SIGXFSZ, nix::sys::signal::SigHandler::SigIgn)?;
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from)
+        });
     }
     command
 }

@@ -58,6 +58,16 @@ impl Process {
         kill(Pid::from_raw(pid.cast_signed()), signal).expect("a process to signal");
     }
 
+    /// Lets its files grow to so many bytes and no further; none takes the limit away.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        use nix::libc::{RLIM_INFINITY, RLIMIT_FSIZE, prlimit, rlimit};
+        let pid = self.child.id().expect("a process that was not waited for").cast_signed();
+        let limit = rlimit { rlim_cur: bytes.unwrap_or(RLIM_INFINITY), rlim_max: RLIM_INFINITY };
+        // SAFETY: the limit outlives the call, and the old one is not asked for.
+        let set = unsafe { prlimit(pid, RLIMIT_FSIZE, &limit, std::ptr::null_mut()) };
+        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    }
+
     /// Waits for its end.
     pub async fn wait(&mut self) -> ExitStatus {
         self.child.wait().await.expect("an end")
