@@ -19,7 +19,9 @@ mod export;
 mod flops;
 mod footprint;
 mod fork;
+mod forks;
 mod handle;
+mod learning;
 mod lesson;
 mod memory;
 mod mine;
@@ -51,7 +53,7 @@ pub use export::{Learnt, export};
 pub use handle::Engine;
 pub use needs::{Serving, Training};
 pub use survey::{Survey, survey};
-pub use teaching::{MineStats, Rejected, StepStats, TrainItem, Trainable, TrainingSpec};
+pub use teaching::{MINED_AT_ONCE, MineStats, Rejected, StepStats, TrainItem, Trainable, TrainingSpec};
 pub use types::{
     AttentionMap, Cost, EngineConfig, EngineHealth, EngineInfo, EvalItem, EvalOutcome, ForkId, ModelRef,
     PredictItem, Prediction, Reasoned, Score, ScoreItem, ScoreReply, Source, Target,

@@ -3,7 +3,7 @@
 //! Invariant: as `types`: every type is `Send` and owns its memory; no tensor crosses the engine's boundary.
 
 use super::ModelRef;
-use crate::training::objective::Objective;
+use crate::training::objective::{Objective, RefinementKind};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -51,6 +51,52 @@ pub struct TrainingSpec {
     pub objective: Objective,
     /// A checkpoint of the same spec to go on from.
     pub resume: Option<Vec<u8>>,
+}
+
+/// Labels that are reasoned about in one command: between two, scoring and predictions get their turn.
+pub const MINED_AT_ONCE: usize = 8;
+
+/// One step in so many is of the learning rate's rise.
+const WARMUP: u64 = 10;
+const WEIGHT_DECAY: f64 = 0.01;
+const GRAD_CLIP: f64 = 1.0;
+
+impl TrainingSpec {
+    /// A training from the base of `all_steps` steps, those of its refinement among them, by the usual schedule.
+    pub fn usual(
+        objective: Objective,
+        trainable: Trainable,
+        learning_rate: f64,
+        all_steps: u64,
+        seed: u64,
+    ) -> Self {
+        let own = objective.refinement.as_ref().map_or(0, |refinement| refinement.steps);
+        let total_steps = all_steps - own;
+        Self {
+            base: None,
+            trainable,
+            learning_rate,
+            warmup: total_steps / WARMUP,
+            total_steps,
+            weight_decay: WEIGHT_DECAY,
+            grad_clip: GRAD_CLIP,
+            shrink: 1.0,
+            seed,
+            objective,
+            resume: None,
+        }
+    }
+
+    /// All steps, those of a refinement included.
+    pub fn steps(&self) -> u64 {
+        self.total_steps + self.objective.refinement.as_ref().map_or(0, |refinement| refinement.steps)
+    }
+
+    /// Whether the model's own reasonings are judged once, before the refinement begins.
+    pub fn mines(&self) -> bool {
+        let kind = self.objective.refinement.as_ref().map(|refinement| refinement.kind);
+        matches!(kind, Some(RefinementKind::Contrast(_) | RefinementKind::Imitation))
+    }
 }
 
 /// A reasoning that is known to be wrong.
@@ -152,12 +198,5 @@ impl StepStats {
     /// A part of the loss; none where the batch has no such part.
     pub fn part(&self, name: &str) -> Option<f32> {
         self.parts.get(name).copied()
-    }
-}
-
-impl TrainingSpec {
-    /// All steps, those of a refinement included.
-    pub fn steps(&self) -> u64 {
-        self.total_steps + self.objective.refinement.as_ref().map_or(0, |refinement| refinement.steps)
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{Arm, Error, InitFrom, Policy, Pool, Round, Time, TrainingMode, Version, version::weights_gone},
-    engine::{self, Objective, RefinementKind, TrainItem, Trainable, TrainingSpec},
+    engine::{self, Objective, TrainItem, Trainable, TrainingSpec},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use rand::{SeedableRng, seq::SliceRandom};
@@ -18,12 +18,6 @@ use rand_chacha::ChaCha8Rng;
 
 /// Images read at once.
 const READS: usize = 8;
-/// One step in so many is of the learning rate's rise.
-const WARMUP: u64 = 10;
-/// Decoupled weight decay of matrices.
-const WEIGHT_DECAY: f64 = 0.01;
-/// Joint 2-norm of the gradient at most.
-const GRAD_CLIP: f64 = 1.0;
 
 /// What a training is made of.
 pub(super) struct Course {
@@ -55,12 +49,6 @@ impl Course {
         let size = self.pool.policy.training.batch_size as usize;
         let batches = engine::batch_order(count, size, refinement.steps as usize, seed);
         batches.into_iter().map(|batch| batch.into_iter().map(of).collect()).collect()
-    }
-
-    /// Whether the model's own reasonings are judged once, before the refinement begins.
-    pub fn mines(&self) -> bool {
-        let kind = self.spec.objective.refinement.as_ref().map(|refinement| refinement.kind);
-        matches!(kind, Some(RefinementKind::Contrast(_) | RefinementKind::Imitation))
     }
 }
 
@@ -204,28 +192,20 @@ fn newer(lessons: Vec<Lesson>, seen_until: Option<Time>, replay: f64, seed: u64)
 fn spec(policy: &Policy, lessons: usize, seed: u64, start: Option<&Version>) -> TrainingSpec {
     let training = &policy.training;
     let all_steps = policy.training_steps(lessons);
+    let trainable = match training.mode {
+        TrainingMode::Full => Trainable::Full,
+        TrainingMode::Decoder => Trainable::FullText,
+        TrainingMode::Lora => Trainable::Lora {
+            rank: training.lora_rank,
+            alpha: training.lora_alpha,
+            dropout: training.lora_dropout,
+        },
+    };
     let objective = Objective::of(training, all_steps);
-    let total_steps = all_steps - objective.refinement.as_ref().map_or(0, |refinement| refinement.steps);
     TrainingSpec {
         base: start.map(|version| version.id.into()),
-        trainable: match training.mode {
-            TrainingMode::Full => Trainable::Full,
-            TrainingMode::Decoder => Trainable::FullText,
-            TrainingMode::Lora => Trainable::Lora {
-                rank: training.lora_rank,
-                alpha: training.lora_alpha,
-                dropout: training.lora_dropout,
-            },
-        },
-        learning_rate: training.learning_rate,
-        warmup: total_steps / WARMUP,
-        total_steps,
-        weight_decay: WEIGHT_DECAY,
-        grad_clip: GRAD_CLIP,
         shrink: training.start.shrink,
-        seed,
-        objective,
-        resume: None,
+        ..TrainingSpec::usual(objective, trainable, training.learning_rate, all_steps, seed)
     }
 }
 

@@ -13,6 +13,7 @@ mod columns;
 mod course;
 mod curve;
 mod deeper;
+mod distributions;
 mod embedding_file;
 mod evaluate;
 pub mod explain_selection;

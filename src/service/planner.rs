@@ -5,18 +5,18 @@
 
 use super::{
     Service, background,
-    columns::{AnswerColumns, Columns, Information, short},
+    columns::{Columns, Information, short},
+    distributions::{Distributions, answers_of, looks_at_answers},
     embedding_file::Layout,
     lesson::lesson,
     shares,
     snapshot::Snapshot,
 };
 use crate::{
-    acquisition::{self, Answers, Embeddings, PlanConfig, Scores, SelectError},
+    acquisition::{self, Embeddings, PlanConfig, Scores, SelectError},
     domain::{Arm, Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Stage, Strategy, Time, Version},
     store::{EmbeddingShard, PlanEntry, Scope},
 };
-
 use std::collections::{HashMap, HashSet};
 
 /// Labelled samples that weights are fitted on at most.
@@ -273,52 +273,6 @@ fn ask_again(new: Vec<PlanEntry>, scene: &Scene) -> Vec<PlanEntry> {
         if due { again.next().or_else(|| new.next()) } else { new.next().or_else(|| again.next()) }
     };
     (0..total).map_while(place).collect()
-}
-
-/// Answer distributions of the candidates, as the strategies take them.
-struct Distributions {
-    members: usize,
-    offsets: Vec<usize>,
-    classes: Vec<u32>,
-    probabilities: Vec<f32>,
-}
-
-impl Distributions {
-    /// None where a candidate has none.
-    fn of(answers: &AnswerColumns, rows: &[usize]) -> Option<Self> {
-        let members = answers.members;
-        let mut own = Self { members, offsets: vec![0], classes: Vec::new(), probabilities: Vec::new() };
-        for &row in rows {
-            let span = answers.span(row);
-            if span.is_empty() {
-                return None;
-            }
-            own.classes.extend(&answers.classes[span.clone()]);
-            let halves = &answers.probabilities[members * span.start..members * span.end];
-            own.probabilities.extend(halves.iter().map(|half| half.to_f32()));
-            own.offsets.push(own.classes.len());
-        }
-        Some(own)
-    }
-
-    fn view(&self) -> Answers<'_> {
-        Answers {
-            members: self.members,
-            offsets: &self.offsets,
-            classes: &self.classes,
-            probabilities: &self.probabilities,
-        }
-    }
-}
-
-/// Whether a strategy looks into answer distributions.
-fn looks_at_answers(strategy: Strategy) -> bool {
-    matches!(strategy, Strategy::Epig | Strategy::LogDet | Strategy::Badge)
-}
-
-/// The pool's answers, where a strategy looks into distributions.
-fn answers_of(pool: &Pool, strategy: Strategy) -> Option<&[String]> {
-    looks_at_answers(strategy).then_some(pool.answers.as_slice())
 }
 
 /// How a run plans.

@@ -11,11 +11,8 @@ use super::{
 };
 use crate::{
     domain::job::Progress,
-    engine::{ForkId, MineStats},
+    engine::{ForkId, MINED_AT_ONCE, MineStats},
 };
-
-/// Labels that are reasoned about in one command: between two scoring and predictions get their turn.
-const AT_ONCE: usize = 8;
 
 impl Service {
     /// Has the model reason about the labels, unless a checkpoint has that already; gives the batches of the refinement.
@@ -26,7 +23,7 @@ impl Service {
         fork: ForkId,
         curve: &mut Curve,
     ) -> Result<Vec<Vec<usize>>, Interrupted> {
-        if !course.mines() {
+        if !course.spec.mines() {
             return Ok(course.refinement(&[]));
         }
         let mut mined = attempt.patiently(|| self.engine.mined(fork)).await?;
@@ -51,7 +48,7 @@ impl Service {
         let places: Vec<usize> = (0..course.lessons.len()).collect();
         let mut progress = Progress::of("reasoning", 0, places.len() as u64);
         let mut stats = MineStats::default();
-        for piece in places.chunks(AT_ONCE) {
+        for piece in places.chunks(MINED_AT_ONCE) {
             self.look(attempt).await?;
             self.store.heartbeat(&attempt.job, Some(&progress), self.now()).await?;
             let items = self.read_lessons(course, piece).await?;

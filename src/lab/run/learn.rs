@@ -11,17 +11,9 @@ use super::super::world::World;
 use super::config::Training;
 use super::teaching::Teaching;
 use crate::engine::{
-    Engine, ForkId, MineStats, ModelRef, RefinementKind, Source, TrainItem, Trainable, TrainingSpec,
+    Engine, ForkId, MINED_AT_ONCE, MineStats, ModelRef, Source, TrainItem, Trainable, TrainingSpec,
     batch_order,
 };
-
-/// One step in so many is of the learning rate's rise; this and the next two are the service's own.
-const WARMUP: u64 = 10;
-const WEIGHT_DECAY: f64 = 0.01;
-const GRAD_CLIP: f64 = 1.0;
-
-/// Labels that are reasoned about in one command.
-const MINED_AT_ONCE: usize = 8;
 
 /// Who trains on what.
 pub struct Class<'a> {
@@ -51,27 +43,15 @@ impl Class<'_> {
         let steps = self.training.steps(labels.len());
         let objective = self.teaching.objective(self.training, steps);
         let own = objective.refinement.as_ref().map_or(0, |refinement| refinement.steps);
-        let kind = objective.refinement.as_ref().map(|refinement| refinement.kind);
-        let total_steps = steps - own;
-        let spec = TrainingSpec {
-            base: None,
-            trainable: Trainable::FullText,
-            learning_rate: self.training.learning_rate,
-            warmup: total_steps / WARMUP,
-            total_steps,
-            weight_decay: WEIGHT_DECAY,
-            grad_clip: GRAD_CLIP,
-            shrink: 1.0,
-            seed,
-            objective,
-            resume: None,
-        };
+        let learning_rate = self.training.learning_rate;
+        let spec = TrainingSpec::usual(objective, Trainable::FullText, learning_rate, steps, seed);
+        let (total_steps, mines) = (spec.total_steps, spec.mines());
         let (fork, _) = self.engine.begin_training(spec).await?;
         let everything: Vec<usize> = (0..labels.len()).collect();
         self.take(fork, labels, &everything, total_steps, seed, step_taken).await?;
         let mut stats = MineStats::default();
         let mut rest = everything.clone();
-        if matches!(kind, Some(RefinementKind::Contrast(_) | RefinementKind::Imitation)) {
+        if mines {
             for piece in everything.chunks(MINED_AT_ONCE) {
                 let items = piece.iter().map(|at| self.item(&labels[*at], seed)).collect();
                 stats += self.engine.mine(fork, items).await?;

@@ -308,6 +308,7 @@ async fn a_scoring_that_was_cut_off_goes_on_with_what_is_missing(db: PgPool) {
     let ended = lost.await.expect("no panic");
     let done = stage.service.get_round("light", 1).await.expect("it").score_done;
     assert!(matches!(ended, Err(Interrupted::Lost)) && done < 20, "{ended:?} after {done}");
+    assert_eq!(stage.work().await, 0, "its worker may still be alive");
     stage.clock.advance(DEAD_AFTER + Duration::from_secs(1));
     stage.work().await;
     let round = stage.service.get_round("light", 1).await.expect("it");
