@@ -41,7 +41,7 @@ async fn a_clock_that_goes_back_keeps_no_dead_worker_alive_and_two_never_commit(
     let lost = stage.claim(JobKind::Train).await;
     stage.clock.jump(-HOURS);
     assert!(other_worker(&stage).await.is_none(), "it may still live");
-    stage.clock.advance(DEAD_AFTER + Duration::from_secs(1));
+    stage.outlive_workers().await;
     stage.work().await;
     let done = stage.service.get_training("light", lost.id).await.expect("it");
     assert_eq!((done.state, done.attempts), (JobState::Succeeded, 2), "{done:?}");
@@ -67,7 +67,7 @@ async fn a_clock_that_goes_back_keeps_no_job_waiting_and_no_label_from_its_train
     // And one that comes while it trains is not of it, whatever the clock says.
     stage.clock.jump(-HOURS);
     stage.label("light", &Batch { queries: vec![last.clone()], ..batch.clone() }, "l3").await;
-    stage.clock.advance(DEAD_AFTER + Duration::from_secs(1));
+    stage.outlive_workers().await;
     stage.work().await;
     let done = stage.service.get_training("light", job.id).await.expect("it");
     assert_eq!(done.state, JobState::Succeeded, "{done:?}");
@@ -134,6 +134,7 @@ async fn a_job_that_stands_still_is_told_of_until_it_goes_on_and_a_dead_worker_i
     stage.labelled_round("light", "r2").await;
     stage.service.start_training("light", "again").await.expect("a training");
     let lost = stage.claim(JobKind::Train).await;
+    assert!(other_worker(&stage).await.is_none(), "it may still live");
     stage.clock.advance(Duration::from_secs(60 * 60));
     assert_eq!(stage.service.get_training("light", lost.id).await.expect("it").stalled_at, None);
     assert_eq!(other_worker(&stage).await.map(|job| job.id), Some(lost.id));

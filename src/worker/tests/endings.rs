@@ -49,7 +49,7 @@ async fn a_running_training_stops_before_its_next_step_when_cancelled(db: PgPool
         0,
         "no step was taken"
     );
-    stage.clock.advance(DEAD_AFTER + Duration::from_secs(1));
+    stage.outlive_workers().await;
     stage.work().await;
     let job = stage.service.get_training("light", job.id).await.expect("a training");
     assert_eq!((job.state, job.error.as_deref()), (JobState::Cancelled, Some("cancelled")));
@@ -106,7 +106,7 @@ async fn a_training_whose_worker_is_lost_goes_on_from_its_checkpoint_to_the_same
     assert!(left.state == JobState::Running && left.progress.done < 40, "{left:?}");
     assert_eq!(stage.work().await, 0, "its worker may still be alive");
 
-    stage.clock.advance(DEAD_AFTER + Duration::from_secs(1));
+    stage.outlive_workers().await;
     stage.work().await;
     let done = stage.service.get_training("cut", job.id).await.expect("it");
     assert_eq!((done.state, done.attempts), (JobState::Succeeded, 2), "{done:?}");
@@ -282,7 +282,7 @@ async fn a_job_whose_workers_die_each_time_is_poisoned(db: PgPool) {
     stage.labelled_round("light", "r1").await;
     for _ in 0..3 {
         stage.claim(JobKind::Train).await;
-        stage.clock.advance(DEAD_AFTER + Duration::from_secs(1));
+        stage.outlive_workers().await;
     }
     stage.work().await;
     let training = &stage.trainings("light").await[0];
@@ -309,7 +309,7 @@ async fn a_scoring_that_was_cut_off_goes_on_with_what_is_missing(db: PgPool) {
     let done = stage.service.get_round("light", 1).await.expect("it").score_done;
     assert!(matches!(ended, Err(Interrupted::Lost)) && done < 20, "{ended:?} after {done}");
     assert_eq!(stage.work().await, 0, "its worker may still be alive");
-    stage.clock.advance(DEAD_AFTER + Duration::from_secs(1));
+    stage.outlive_workers().await;
     stage.work().await;
     let round = stage.service.get_round("light", 1).await.expect("it");
     assert_eq!((round.state, round.score_done), (RoundState::Labelling, 20));

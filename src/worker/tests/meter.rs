@@ -164,7 +164,7 @@ async fn a_shadow_whose_worker_is_lost_or_shuts_down_is_taken_up_again(db: PgPoo
     stage.service.train_round(&attempt).await.expect("a version");
 
     let lost = stage.claim(JobKind::Shadow).await;
-    stage.clock.advance(DEAD_AFTER + Duration::from_secs(1));
+    stage.outlive_workers().await;
     let again = stage.claim(JobKind::Shadow).await;
     assert_eq!((again.id, again.attempts), (lost.id, 2));
     let (_tell, attempt) = attempt_of(&lost);
