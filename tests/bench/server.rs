@@ -113,7 +113,7 @@ impl Server {
         self.child.id()
     }
 
-    /// The most resident memory the service has ever had, bytes.
+    /// The most resident memory of the service since its model was last asked, which measures its own, bytes.
     pub fn peak(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("no VmHWM")?;
