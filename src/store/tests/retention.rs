@@ -109,19 +109,19 @@ async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_o
         let kept = versions.into_iter().filter(|v| v.pinned || v.state == VersionState::Serving);
         kept.filter_map(|version| version.blob_key).collect::<Vec<_>>()
     };
-    let deleted = std::sync::Mutex::new(Vec::new());
+    let deleted = std::sync::Mutex::new(Vec::<String>::new());
     let over = std::sync::atomic::AtomicBool::new(false);
     // Every version has weights of its own. A training that loses its round to a promotion is none.
     let trains = async {
         for turn in 0..TURNS {
             let now = at(1000 + turn);
-            store.start_training(pool, &format!("turn {turn}"), now).await.unwrap();
-            let Some(job) = store.claim_job(&[JobKind::Train], "w", &[], now).await.unwrap() else {
+            let asked = store.start_training(pool, &format!("turn {turn}"), now).await;
+            parted(asked);
+            let Some(job) = parted(store.claim_job(&[JobKind::Train], "w", &[], now).await).flatten() else {
                 continue;
             };
             let new = NewVersion { blob_key: format!("turn {turn}"), ..candidate(turn % 3 != 0) };
             match store.commit_version(&job, &new, now).await {
-                // Two that wait for each other are parted by the server, and the one it stops comes again.
                 Ok(_) | Err(Error::Fenced(_) | Error::Unavailable { .. }) => {}
                 Err(error) => panic!("{error:?}"),
             }
@@ -145,14 +145,14 @@ async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_o
     };
     let sweeps = async || {
         while !over.load(std::sync::atomic::Ordering::SeqCst) {
-            store.expire_weights(at(3000)).await.unwrap();
+            parted(store.expire_weights(at(3000)).await);
             for (version, key) in store.expired_weights(9).await.unwrap() {
                 let delete = async || {
                     assert!(!kept().await.contains(&key), "{key} serves or is pinned");
                     deleted.lock().unwrap().push(key.clone());
                     Ok(())
                 };
-                store.forget_weights(version, &key, delete).await.unwrap();
+                parted(store.forget_weights(version, &key, delete).await);
             }
         }
     };
@@ -162,6 +162,15 @@ async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_o
     assert!(kept.iter().all(|key| !deleted.contains(key)), "{kept:?} {deleted:?}");
     let serving = store.serving_version(pool).await.unwrap();
     assert_eq!(serving.weights_expired_at, None);
+}
+
+/// Two that wait for each other are parted by the server: the one that it stops is told to come again.
+fn parted<T>(done: Result<T>) -> Option<T> {
+    match done {
+        Ok(done) => Some(done),
+        Err(Error::Unavailable { .. }) => None,
+        Err(error) => panic!("{error:?}"),
+    }
 }
 
 fn candidate(passed: bool) -> NewVersion {
