@@ -105,6 +105,21 @@ async fn lock(
     Ok((row.sample_ids, row.renewals, row.expires_at))
 }
 
+/// What was locked; where nothing was, the places are let go before anybody is told: a transaction that is only dropped
+/// holds them a moment longer, and a claim in that moment would pass over them.
+async fn or_let_go<'c, T>(
+    tx: sqlx::Transaction<'c, sqlx::Postgres>,
+    locked: Result<T>,
+) -> Result<(sqlx::Transaction<'c, sqlx::Postgres>, T)> {
+    match locked {
+        Ok(locked) => Ok((tx, locked)),
+        Err(error) => {
+            tx.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
 impl Store {
     /// Holds what is still out under a lease until `ttl` from now; never shortens it.
     pub async fn renew_lease(
@@ -118,7 +133,8 @@ impl Store {
         let now = micros(now);
         let max_renewals = self.pool_by_id(pool).await?.policy.max_renewals;
         let mut tx = self.pool.begin().await?;
-        let (samples, renewals, expires_at) = lock(&mut tx, pool, id, token, now).await?;
+        let locked = lock(&mut tx, pool, id, token, now).await;
+        let (mut tx, (samples, renewals, expires_at)) = or_let_go(tx, locked).await?;
         if i64::from(renewals) >= i64::from(max_renewals) {
             let text = format!(
                 "lease {id} was renewed {renewals} times, all that the policy allows: ask for a new batch"
@@ -153,7 +169,8 @@ impl Store {
         let now = micros(now);
         let max_labels = self.pool_by_id(pool).await?.policy.max_labels;
         let mut tx = self.pool.begin().await?;
-        let (mine, ..) = lock(&mut tx, pool, id, token, now).await?;
+        let locked = lock(&mut tx, pool, id, token, now).await;
+        let (mut tx, (mine, ..)) = or_let_go(tx, locked).await?;
         let freed = sqlx::query!(
             "WITH mine AS (
                  SELECT t.sample_id, t.slot FROM slots t
