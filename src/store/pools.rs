@@ -113,6 +113,19 @@ pub(super) async fn lock_active(conn: &mut PgConnection, id: PoolId, etag: Optio
     Ok(pool)
 }
 
+/// Waits for the pool's turn and holds it to the end of the transaction: who makes jobs or ends them all goes one after the
+/// other. Comes before every other lock; without it a job made while somebody waits for the pool could be locked by one and
+/// wanted by the other.
+pub(super) async fn turn(conn: &mut PgConnection, id: PoolId) -> Result<()> {
+    sqlx::query!(
+        r#"SELECT pg_advisory_xact_lock(hashtextextended('pool turn ' || $1::uuid::text, 0)) IS NULL AS "held!""#,
+        id.0
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(())
+}
+
 /// Raises the pool's revision and tells the watchers at commit; the row stays locked to the end.
 pub(super) async fn bump(conn: &mut PgConnection, id: PoolId) -> Result<i64> {
     let row = sqlx::query!(

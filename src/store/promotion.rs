@@ -88,6 +88,7 @@ impl Store {
 
 /// Locks a pool with its jobs, which come before it in the order of locks.
 async fn lock(conn: &mut PgConnection, pool: PoolId, etag: Option<Uuid>) -> Result<Pool> {
+    pools::turn(&mut *conn, pool).await?;
     sqlx::query!(
         "SELECT id FROM jobs WHERE pool_id = $1 AND state IN ('QUEUED', 'RUNNING') ORDER BY id FOR UPDATE",
         pool.0

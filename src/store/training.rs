@@ -95,6 +95,7 @@ impl Store {
     pub async fn start_training(&self, pool: PoolId, request_id: &str, now: Time) -> Result<Job> {
         let now = micros(now);
         let mut tx = self.pool.begin().await?;
+        pools::turn(&mut tx, pool).await?;
         pools::lock_active(&mut tx, pool, None).await?;
         // The same request's job first, whatever became of it; else one that waits or runs.
         let present = sqlx::query!(

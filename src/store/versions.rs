@@ -151,6 +151,7 @@ impl Store {
     pub async fn commit_version(&self, job: &Job, new: &NewVersion, now: Time) -> Result<Version> {
         let now = micros(now);
         let mut tx = self.pool.begin().await?;
+        pools::turn(&mut tx, job.pool_id).await?;
         jobs::fence(&mut tx, job).await?;
         let policy = pools::lock_active(&mut tx, job.pool_id, None).await?.policy;
         let replaced = if new.gate.passed { promotion::retire(&mut tx, job.pool_id).await? } else { None };

@@ -270,6 +270,22 @@ fn submission(annotator: &str, request_id: &str, labels: Vec<LabelInsert>) -> Su
     }
 }
 
+/// A trained version that the gate lets pass or refuses.
+fn candidate(passed: bool) -> NewVersion {
+    NewVersion {
+        blob_key: "versions/x".into(),
+        base_sha256: "base".into(),
+        label_count: 2,
+        validation: Some(Evaluation { count: 9, accuracy: 0.5, ..Evaluation::default() }),
+        test: None,
+        gate: GateVerdict { passed, reasons: vec!["figures".into()] },
+        answered: Answered::default(),
+        savings: None,
+        advice: None,
+        stopped_early: None,
+    }
+}
+
 fn codes(verdicts: &[Verdict]) -> Vec<VerdictCode> {
     verdicts.iter().map(|v| v.code).collect()
 }

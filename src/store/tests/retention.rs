@@ -115,21 +115,20 @@ async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_o
     let trains = async {
         for turn in 0..TURNS {
             let now = at(1000 + turn);
-            let asked = store.start_training(pool, &format!("turn {turn}"), now).await;
-            parted(asked);
-            let Some(job) = parted(store.claim_job(&[JobKind::Train], "w", &[], now).await).flatten() else {
+            store.start_training(pool, &format!("turn {turn}"), now).await.unwrap();
+            let Some(job) = store.claim_job(&[JobKind::Train], "w", &[], now).await.unwrap() else {
                 continue;
             };
             let new = NewVersion { blob_key: format!("turn {turn}"), ..candidate(turn % 3 != 0) };
             match store.commit_version(&job, &new, now).await {
-                Ok(_) | Err(Error::Fenced(_) | Error::Unavailable { .. }) => {}
+                Ok(_) | Err(Error::Fenced(_)) => {}
                 Err(error) => panic!("{error:?}"),
             }
         }
         over.store(true, std::sync::atomic::Ordering::SeqCst);
     };
     let fine = |done: Result<Version>| match done {
-        Ok(_) | Err(Error::NotReady(_) | Error::NotFound { .. } | Error::Unavailable { .. }) => {}
+        Ok(_) | Err(Error::NotReady(_) | Error::NotFound { .. }) => {}
         Err(error) => panic!("{error:?}"),
     };
     let changes = async |salt: i64| {
@@ -145,14 +144,14 @@ async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_o
     };
     let sweeps = async || {
         while !over.load(std::sync::atomic::Ordering::SeqCst) {
-            parted(store.expire_weights(at(3000)).await);
+            store.expire_weights(at(3000)).await.unwrap();
             for (version, key) in store.expired_weights(9).await.unwrap() {
                 let delete = async || {
                     assert!(!kept().await.contains(&key), "{key} serves or is pinned");
                     deleted.lock().unwrap().push(key.clone());
                     Ok(())
                 };
-                parted(store.forget_weights(version, &key, delete).await);
+                store.forget_weights(version, &key, delete).await.unwrap();
             }
         }
     };
@@ -162,28 +161,4 @@ async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_o
     assert!(kept.iter().all(|key| !deleted.contains(key)), "{kept:?} {deleted:?}");
     let serving = store.serving_version(pool).await.unwrap();
     assert_eq!(serving.weights_expired_at, None);
-}
-
-/// Two that wait for each other are parted by the server: the one that it stops is told to come again.
-fn parted<T>(done: Result<T>) -> Option<T> {
-    match done {
-        Ok(done) => Some(done),
-        Err(Error::Unavailable { .. }) => None,
-        Err(error) => panic!("{error:?}"),
-    }
-}
-
-fn candidate(passed: bool) -> NewVersion {
-    NewVersion {
-        blob_key: String::new(),
-        base_sha256: "base".into(),
-        label_count: 1,
-        validation: None,
-        test: None,
-        gate: GateVerdict { passed, reasons: vec!["figures".into()] },
-        answered: Answered::default(),
-        savings: None,
-        advice: None,
-        stopped_early: None,
-    }
 }

@@ -4,21 +4,6 @@ fn small() -> Policy {
     Policy { labels_per_round: 2, ..policy() }
 }
 
-fn candidate(passed: bool) -> NewVersion {
-    NewVersion {
-        blob_key: "versions/x".into(),
-        base_sha256: "base".into(),
-        label_count: 2,
-        validation: Some(Evaluation { count: 9, accuracy: 0.5, ..Evaluation::default() }),
-        test: None,
-        gate: GateVerdict { passed, reasons: vec!["figures".into()] },
-        answered: Answered::default(),
-        savings: None,
-        advice: None,
-        stopped_early: None,
-    }
-}
-
 #[sqlx::test(migrations = "./migrations")]
 async fn a_round_goes_from_scoring_to_the_next_round(db: PgPool) {
     let world = World::new(db, small(), 6).await;
