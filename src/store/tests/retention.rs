@@ -100,7 +100,7 @@ async fn a_refused_version_serves_on_request_and_a_rollback_undoes_it(db: PgPool
 async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_or_is_pinned_keeps_its_weights(
     db: PgPool,
 ) {
-    const TURNS: u64 = 40;
+    const COMMITTED: u64 = 8;
     let world = world(db).await;
     trained(&world, 1, true, "w1").await;
     let (store, pool) = (&world.store, world.pool.id);
@@ -113,7 +113,9 @@ async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_o
     let over = std::sync::atomic::AtomicBool::new(false);
     // Every version has weights of its own. A training that loses its round to a promotion is none.
     let trains = async {
-        for turn in 0..TURNS {
+        let (mut turn, mut committed) = (0, 0);
+        while committed < COMMITTED {
+            turn += 1;
             let now = at(1000 + turn);
             store.start_training(pool, &format!("turn {turn}"), now).await.unwrap();
             let Some(job) = store.claim_job(&[JobKind::Train], "w", &[], now).await.unwrap() else {
@@ -121,7 +123,8 @@ async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_o
             };
             let new = NewVersion { blob_key: format!("turn {turn}"), ..candidate(turn % 3 != 0) };
             match store.commit_version(&job, &new, now).await {
-                Ok(_) | Err(Error::Fenced(_)) => {}
+                Ok(_) => committed += 1,
+                Err(Error::Fenced(_)) => {}
                 Err(error) => panic!("{error:?}"),
             }
         }
@@ -143,7 +146,9 @@ async fn whatever_is_promoted_rolled_back_pinned_and_swept_at_once_what_serves_o
         }
     };
     let sweeps = async || {
-        while !over.load(std::sync::atomic::Ordering::SeqCst) {
+        // One look more when the others are done: what is to go has gone then.
+        let mut last = false;
+        while !std::mem::replace(&mut last, over.load(std::sync::atomic::Ordering::SeqCst)) {
             store.expire_weights(at(3000)).await.unwrap();
             for (version, key) in store.expired_weights(9).await.unwrap() {
                 let delete = async || {
