@@ -1,6 +1,12 @@
-//! Compiles the wire types, and links the binaries against the libtorch that `torch-sys` was built with.
+//! Compiles the wire types and what the bindings of libtorch lack, and links the binaries against the libtorch that
+//! `torch-sys` was built with.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use prost::Message as _;
 
@@ -25,7 +31,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Equal messages have equal bytes: a replay is the first answer byte for byte.
         .btree_map(".")
         .compile_fds(descriptors)?;
+    println!("cargo:rerun-if-changed=src/engine/cuda.cpp");
+    println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     if let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") {
+        // Where torch-sys takes them from.
+        let root = env::var("LIBTORCH_INCLUDE").map(PathBuf::from);
+        let root = root.unwrap_or_else(|_| Path::new(&lib).join(".."));
+        cc::Build::new()
+            .cpp(true)
+            .std("c++17")
+            .warnings(false)
+            .include(root.join("include"))
+            .file("src/engine/cuda.cpp")
+            .compile("active_vlm_cuda");
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
         println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
     }

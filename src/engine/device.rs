@@ -1,26 +1,19 @@
 //! Opening a device.
 //!
-//! One build serves both: the binary links the CPU library only, and CUDA's kernels register themselves when their
-//! library is loaded at start. Invariant: an error names what is missing and the cure.
+//! Invariant: an error names what is missing and the cure.
 
-use super::EngineError;
-use std::ffi::CStr;
-use tch::{Device, Kind};
-
-const CUDA_LIBRARY: &CStr = c"libtorch_cuda.so";
+use super::{EngineError, cuda};
+use tch::{Device, Kind, Tensor};
 
 /// The device that the settings name: `cpu`, `cuda` or `cuda:N`.
 pub(super) fn open(name: &str) -> Result<Device, EngineError> {
     let refuse = |reason: String| EngineError::Device { device: name.to_owned(), reason };
-    let index = match name.split_once(':') {
-        None if name == "cpu" => return Ok(Device::Cpu),
-        None if name == "cuda" => 0,
-        Some(("cuda", index)) => index
-            .parse::<usize>()
-            .map_err(|_| refuse("write cpu, cuda or cuda:N with N a number".to_owned()))?,
-        _ => return Err(refuse("write cpu, cuda or cuda:N".to_owned())),
+    let index = match crate::model::device(name) {
+        Some(Device::Cuda(index)) => index,
+        Some(device) => return Ok(device),
+        None => return Err(refuse("write cpu, cuda or cuda:N with N a number".to_owned())),
     };
-    load_cuda().map_err(|e| {
+    cuda::load().map_err(|e| {
         refuse(format!(
             "{e}; install torch 2.11.0 with its CUDA packages where LIBTORCH points to, or set the device to cpu"
         ))
@@ -31,7 +24,10 @@ pub(super) fn open(name: &str) -> Result<Device, EngineError> {
             "{found} CUDA devices are visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set the device to cpu"
         )));
     }
-    Ok(Device::Cuda(index))
+    // The first tensor makes the allocator, which tells of memory from then on.
+    let opened = Device::Cuda(index);
+    drop(Tensor::zeros([1], (Kind::Float, opened)));
+    Ok(opened)
 }
 
 /// The kind of number that `engine.dtype` means on a device, for weights stored as `stored`.
@@ -70,8 +66,11 @@ pub(super) fn free(name: &str) -> Result<u64, String> {
             let text = std::fs::read_to_string("/proc/meminfo").map_err(|e| format!("/proc/meminfo: {e}"))?;
             available(&text).ok_or_else(|| "/proc/meminfo does not say MemAvailable".to_owned())
         }
-        // The bindings do not ask CUDA for it.
-        _ => Err("it opens; see nvidia-smi for what is free on it".to_owned()),
+        Device::Cuda(index) => match cuda::memory(index) {
+            Some(memory) => Ok(memory.free),
+            None => Err("it opens, but its allocator tells nothing; see nvidia-smi".to_owned()),
+        },
+        _ => Err("nobody can tell".to_owned()),
     }
 }
 
@@ -79,26 +78,6 @@ pub(super) fn free(name: &str) -> Result<u64, String> {
 fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-fn load_cuda() -> Result<(), String> {
-    use nix::libc::{RTLD_GLOBAL, RTLD_NOW, dlerror, dlopen};
-    // SAFETY: the name is a valid C string; libtorch's own library has no initialiser that needs more than this; its
-    // handle is never closed, as its kernels stay registered until the process ends.
-    let handle = unsafe { dlopen(CUDA_LIBRARY.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
-    if !handle.is_null() {
-        return Ok(());
-    }
-    // SAFETY: dlerror returns null or a C string that lives until this thread's next dl call.
-    let reason = unsafe {
-        let text = dlerror();
-        if text.is_null() {
-            "unknown reason".into()
-        } else {
-            CStr::from_ptr(text).to_string_lossy().into_owned()
-        }
-    };
-    Err(format!("{} cannot be loaded ({reason})", CUDA_LIBRARY.to_string_lossy()))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! What this process holds of a device's memory, as the system measures it.
 //!
-//! Of a CPU: the resident set of the whole process, and its peak since it was last asked to begin anew. Of CUDA nothing: the
-//! tensor library's bindings do not ask for it, so there is no measure and whoever needs one says so. Invariant: figures
-//! of the system or none, never an estimate (`needs`). Deliberately absent: what follows from them (`room`).
+//! Of a CPU: the resident set of the whole process. Of CUDA: what the tensor library's allocator has in tensors; what it
+//! keeps for the next ones it gives up before it runs out. Of both the peak since they were last asked to begin anew.
+//! Invariant: figures of the system or none, never an estimate (`needs`). Deliberately absent: what follows from them
+//! (`room`).
 
+use super::cuda;
 use tch::Device;
 
 /// The share of a machine that a service may hold where nothing else is said: the rest is for what runs beside it.
@@ -14,52 +16,77 @@ const SHARE: f64 = 0.9;
 pub(super) enum Footprint {
     /// The process's own.
     Process,
+    /// The allocator's, of the CUDA device of this number.
+    Cuda(usize),
     /// Nobody can tell.
     Unknown,
 }
 
 impl Footprint {
     pub fn of(device: Device) -> Self {
-        if device == Device::Cpu && held().is_some() { Self::Process } else { Self::Unknown }
+        match device {
+            Device::Cpu if held().is_some() => Self::Process,
+            Device::Cuda(index) if cuda::memory(index).is_some() => Self::Cuda(index),
+            _ => Self::Unknown,
+        }
     }
 
     /// Begins a span whose peak is to be known; bytes held at its beginning.
     pub fn begin(self) -> Option<u64> {
-        if self == Self::Unknown {
-            return None;
+        match self {
+            Self::Process => {
+                // Where the system does not allow it the peak is that of all time, which is no less.
+                let _ = std::fs::write("/proc/self/clear_refs", "5");
+                held()
+            }
+            Self::Cuda(index) => {
+                cuda::begin(index);
+                Some(cuda::memory(index)?.allocated)
+            }
+            Self::Unknown => None,
         }
-        // Where the system does not allow it the peak is that of all time, which is no less.
-        let _ = std::fs::write("/proc/self/clear_refs", "5");
-        held()
     }
 
     /// Most bytes held since `begin`.
     pub fn peak(self) -> Option<u64> {
-        if self == Self::Unknown {
-            return None;
+        match self {
+            Self::Process => kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:"),
+            Self::Cuda(index) => Some(cuda::memory(index)?.peak),
+            Self::Unknown => None,
         }
-        kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
     }
 
     /// Gives back to the system what is held for nothing.
     pub fn trim(self) {
-        #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        if self == Self::Process {
-            // SAFETY: malloc_trim may be called at any time and from any thread.
-            unsafe { nix::libc::malloc_trim(0) };
+        match self {
+            #[cfg(all(target_os = "linux", target_env = "gnu"))]
+            Self::Process => {
+                // SAFETY: malloc_trim may be called at any time and from any thread.
+                unsafe { nix::libc::malloc_trim(0) };
+            }
+            Self::Cuda(_) => cuda::trim(),
+            _ => {}
         }
     }
 
-    /// What a service may hold where nobody says: most of the machine, or of what its container has.
+    /// What a service may hold where nobody says: most of the machine, or of what its container has; of a CUDA device
+    /// most of what is free on it, or already its own.
     pub fn usual_limit(self) -> Option<u64> {
-        if self == Self::Unknown {
-            return None;
-        }
-        let machine = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")?;
-        let container = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-            .iter()
-            .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
-        Some((container.map_or(machine, |most| most.min(machine)) as f64 * SHARE) as u64)
+        let most = match self {
+            Self::Process => {
+                let machine = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")?;
+                let container = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+                    .iter()
+                    .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+                container.map_or(machine, |most| most.min(machine))
+            }
+            Self::Cuda(index) => {
+                let memory = cuda::memory(index)?;
+                memory.free + memory.reserved
+            }
+            Self::Unknown => return None,
+        };
+        Some((most as f64 * SHARE) as u64)
     }
 }
 

@@ -9,6 +9,7 @@ mod attention;
 mod chains;
 mod check;
 mod command;
+mod cuda;
 mod deep;
 mod depth;
 mod device;
