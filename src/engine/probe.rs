@@ -1,5 +1,6 @@
 //! Looks at the tensor library, the device and a model folder without starting an engine: for `doctor` and benchmarks.
 
+use super::footprint::Footprint;
 use super::{EngineError, device};
 use crate::model::Checkpoint;
 use std::{path::Path, time::Instant};
@@ -41,6 +42,24 @@ pub fn device(name: &str) -> Result<String, EngineError> {
         return Ok(format!("{name} computes"));
     }
     Err(EngineError::Device { device: name.to_owned(), reason: format!("eight ones sum to {sum} on it") })
+}
+
+/// A span of this process on a device, whose peak of memory is to be known.
+#[derive(Debug)]
+pub struct Span(Footprint);
+
+impl Span {
+    /// Begins it on a device that was opened.
+    pub fn begin(device: Device) -> Self {
+        let footprint = Footprint::of(device);
+        footprint.begin();
+        Self(footprint)
+    }
+
+    /// Most bytes held since: resident on a CPU, in tensors on CUDA; none where the system does not say.
+    pub fn peak(&self) -> Option<u64> {
+        self.0.peak()
+    }
 }
 
 /// Reads a model folder, and says what is in it.

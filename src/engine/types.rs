@@ -92,6 +92,16 @@ impl Default for EngineConfig {
     }
 }
 
+#[cfg(test)]
+impl EngineConfig {
+    /// As tests run it: one thread of the CPU, or the device that `TEST_DEVICE` names.
+    pub(crate) fn tested() -> Self {
+        let device = std::env::var("TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+        // Some checkpoints are stored in halves, which CUDA would keep.
+        Self { device, dtype: "float32".to_owned(), threads: 1, ..Self::default() }
+    }
+}
+
 /// What an engine runs on; fixed from its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineInfo {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use active_vlm::model::{Checkpoint, Cut, ImageLimits, Inputs, Pass, Replies, Trainable, Vlm};
 use active_vlm::training::adamw::{AdamW, AdamWConfig};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::reference::{Reference, assert_close};
+use crate::reference::{Reference, assert_close, device};
 
 const NAMES: [&str; 6] =
     ["smolvlm-tiny", "idefics3-odd", "qwen2_5-tiny", "qwen2_5-odd", "qwen3-tiny", "qwen3-odd"];
@@ -25,7 +25,7 @@ fn folder(name: &str) -> PathBuf {
 fn all() -> impl Iterator<Item = Golden> {
     NAMES.into_iter().map(|name| {
         let checkpoint = Checkpoint::open(&folder(name)).expect("the folder opens");
-        let base = checkpoint.build(Device::Cpu, Kind::Float).expect("the weights load");
+        let base = checkpoint.build(device(), Kind::Float).expect("the weights load");
         let reference = match name {
             "smolvlm-tiny" => Reference::open("smolvlm-tiny.lora"),
             other => Reference::open(other),
@@ -56,7 +56,7 @@ impl Golden {
         let inputs = self.inputs();
         let (ids, real) = vlm.batch_right(&[&reply]);
         let replies = Replies {
-            rows: Tensor::from_slice(&[0i64]),
+            rows: Tensor::from_slice(&[0i64]).to_device(device()),
             embeds: vlm.embed_text(&ids),
             mask: Tensor::cat(&[&inputs.mask, &real], 1),
             gaze: None,
@@ -65,7 +65,7 @@ impl Golden {
         vlm.joint(&inputs, &[replies], Pass { seed: 1, checkpointing }, |asked, answered| {
             let hidden = Tensor::cat(&[asked.slice(1, -1, None, 1), answered[0].shallow_clone()], 1);
             let logits = vlm.logits(&hidden.narrow(1, 0, reply.len() as i64)).squeeze_dim(0);
-            let loss = logits.cross_entropy_for_logits(&Tensor::from_slice(&reply));
+            let loss = logits.cross_entropy_for_logits(&Tensor::from_slice(&reply).to_device(device()));
             found = loss.double_value(&[]);
             loss
         })
@@ -133,7 +133,7 @@ fn a_merged_folder_is_a_complete_model_with_the_adapters_logits() {
         let (vlm, inputs) = (golden.adapted(), golden.inputs());
         vlm.save(copy.path(), &golden.checkpoint.processor).expect("saved");
         let merged =
-            Checkpoint::open(copy.path()).expect("opens").build(Device::Cpu, Kind::Float).expect("builds");
+            Checkpoint::open(copy.path()).expect("opens").build(device(), Kind::Float).expect("builds");
         let logits = |vlm: &Vlm| vlm.logits(&vlm.prefill(&inputs, None));
         assert_close(&logits(&merged), &logits(&vlm), 1e-4, &format!("{} merged", golden.name));
         assert_eq!(merged.trained(), &Trainable::Full);
@@ -161,7 +161,7 @@ fn an_adapter_that_does_other_maths_is_refused_by_its_key() {
         let error = golden.base.with_adapter(copy.path()).expect_err("refused").to_string();
         assert!(error.contains(key) && error.contains("adapter_config.json"), "{error}");
     }
-    let other = Checkpoint::open(&folder("qwen3-tiny")).expect("opens").build(Device::Cpu, Kind::Float);
+    let other = Checkpoint::open(&folder("qwen3-tiny")).expect("opens").build(device(), Kind::Float);
     let error = other.expect("builds").with_adapter(&from).expect_err("of another model").to_string();
     assert!(error.contains("model.text_model.layers"), "{error}");
 }

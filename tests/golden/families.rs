@@ -8,7 +8,7 @@ use active_vlm::model::{
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::reference::{Reference, assert_close};
+use crate::reference::{Reference, assert_close, device};
 
 const NAMES: [&str; 5] = ["idefics3-odd", "qwen2_5-tiny", "qwen2_5-odd", "qwen3-tiny", "qwen3-odd"];
 
@@ -33,7 +33,7 @@ fn folder(name: &str) -> PathBuf {
 fn all() -> impl Iterator<Item = Golden> {
     NAMES.into_iter().map(|name| {
         let checkpoint = Checkpoint::open(&folder(name)).expect("the folder opens");
-        let vlm = checkpoint.build(Device::Cpu, Kind::Float).expect("the weights load");
+        let vlm = checkpoint.build(device(), Kind::Float).expect("the weights load");
         let reference = Reference::open(name);
         let cases = reference.json("cases");
         Golden { name, checkpoint, vlm, reference, cases }
@@ -113,7 +113,7 @@ fn prompts_and_positions_are_the_references() {
             assert_eq!(golden.ids(case), golden.reference.ids(format!("{case}.input_ids")), "{what}");
             if let Some(positions) = golden.inputs(&[case]).positions() {
                 let wanted = golden.reference.get(format!("{case}.position_ids"));
-                assert_eq!(&positions.squeeze_dim(1), wanted, "{what}");
+                assert_eq!(&positions.squeeze_dim(1).to_device(Device::Cpu), wanted, "{what}");
             }
         }
     }
@@ -218,12 +218,10 @@ fn cached_decoding_equals_uncached_column_by_column_and_after_the_prompt() {
         let longer =
             golden.vlm.prompts(&[[golden.ids(2), tail.clone()].concat()], &visual).expect("a prompt");
         let wanted = golden.vlm.prefill(&longer, None).slice(1, -3, None, 1);
-        let rows = Tensor::from_slice(&[1i64]);
-        let mask = Tensor::cat(
-            &[inputs.mask.get(1).unsqueeze(0), Tensor::ones([1, 3], (Kind::Int64, Device::Cpu))],
-            1,
-        );
-        let embeds = golden.vlm.embed_text(&Tensor::from_slice(&tail).unsqueeze(0));
+        let rows = Tensor::from_slice(&[1i64]).to_device(device());
+        let mask =
+            Tensor::cat(&[inputs.mask.get(1).unsqueeze(0), Tensor::ones([1, 3], (Kind::Int64, device()))], 1);
+        let embeds = golden.vlm.embed_text(&Tensor::from_slice(&tail).to_device(device()).unsqueeze(0));
         let ours = golden.vlm.decode(&embeds, &mask, Some(&mut cache.select(&rows)));
         assert_close(&ours, &wanted, 1e-5, &format!("{} after the prompt", golden.name));
     }
@@ -235,7 +233,7 @@ fn a_saved_folder_opens_again_with_the_same_logits() {
         let copy = tempfile::tempdir().expect("a folder");
         golden.vlm.save(copy.path(), &golden.checkpoint.processor).expect("saved");
         let again = Checkpoint::open(copy.path()).expect("opens");
-        let again = again.build(Device::Cpu, Kind::Float).expect("builds");
+        let again = again.build(device(), Kind::Float).expect("builds");
         let inputs = golden.inputs(&[0]);
         assert_eq!(again.prefill(&inputs, None), golden.vlm.prefill(&inputs, None), "{}", golden.name);
     }

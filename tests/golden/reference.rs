@@ -3,8 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use active_vlm::engine::probe;
 use safetensors::tensor::{Dtype, SafeTensors};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
+
+/// Where the models are: on the CPU, or on the device that `TEST_DEVICE` names.
+pub fn device() -> Device {
+    let name = std::env::var("TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    probe::device(&name).expect("the device of TEST_DEVICE opens");
+    active_vlm::model::device(&name).expect("what opens has a name")
+}
 
 /// A reference file: its tensors and what its inputs were.
 pub struct Reference {
@@ -65,7 +73,8 @@ impl Reference {
 /// Largest difference, relative to the largest value of the reference.
 pub fn relative(ours: &Tensor, reference: &Tensor) -> f64 {
     assert_eq!(ours.size(), reference.size());
-    let worst = (ours - reference).abs().max().double_value(&[]);
+    let (ours, reference) = (ours.to_device(Device::Cpu), reference.to_device(Device::Cpu));
+    let worst = (ours - &reference).abs().max().double_value(&[]);
     worst / reference.abs().max().double_value(&[])
 }
 

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use active_vlm::model::{Checkpoint, Cut, ImageLimits, Inputs, KvCache, Pixels, Visual, Vlm, greedy};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::reference::{Reference, assert_close};
+use crate::reference::{Reference, assert_close, device};
 
 /// A model folder, built, with its references.
 struct Golden {
@@ -24,7 +24,7 @@ fn all() -> Vec<Golden> {
     let open = |(folder, name): &(&str, &str)| {
         let folder = root.join(folder);
         let checkpoint = Checkpoint::open(&folder).expect("the folder opens");
-        let vlm = checkpoint.build(Device::Cpu, Kind::Float).expect("the weights load");
+        let vlm = checkpoint.build(device(), Kind::Float).expect("the weights load");
         let reference = Reference::open(name);
         let questions = reference.json("questions");
         Golden { folder, checkpoint, vlm, reference, questions }
@@ -205,7 +205,7 @@ fn cached_decoding_equals_uncached_also_with_padding_repeats_and_selection() {
         let prefix = embeds.size()[1] - 3;
         let mut cache = KvCache::new();
         let _ = golden.vlm.decode(&embeds.narrow(1, 0, prefix), &mask.narrow(1, 0, prefix), Some(&mut cache));
-        let mut rows = cache.repeat(4).select(&Tensor::from_slice(&[3i64, 0]));
+        let mut rows = cache.repeat(4).select(&Tensor::from_slice(&[3i64, 0]).to_device(device()));
         let tail = embeds.narrow(1, prefix, 3).repeat([2, 1, 1]);
         let tails = golden.vlm.decode(&tail, &mask.repeat([2, 1]), Some(&mut rows));
         assert_close(&tails, &whole.repeat([2, 1, 1]), 1e-5, "cached prefix, repeated");
@@ -219,7 +219,7 @@ fn a_saved_folder_opens_again_with_the_same_logits() {
         let folder = tempfile::tempdir().expect("a folder");
         golden.vlm.save(folder.path(), &golden.checkpoint.processor).expect("saved");
         let again =
-            Checkpoint::open(folder.path()).expect("opens").build(Device::Cpu, Kind::Float).expect("builds");
+            Checkpoint::open(folder.path()).expect("opens").build(device(), Kind::Float).expect("builds");
         let Inputs { embeds, mask, .. } = golden.inputs(&[0]);
         assert_eq!(again.decode(&embeds, &mask, None), golden.vlm.decode(&embeds, &mask, None));
     }

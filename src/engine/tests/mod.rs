@@ -75,7 +75,7 @@ fn model_folder() -> TempDir {
 }
 
 fn config(folder: &Path) -> EngineConfig {
-    EngineConfig { model_dir: folder.to_path_buf(), threads: 1, ..EngineConfig::default() }
+    EngineConfig { model_dir: folder.to_path_buf(), ..EngineConfig::tested() }
 }
 
 async fn engine() -> Engine {

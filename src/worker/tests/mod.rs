@@ -40,7 +40,7 @@ async fn stage(db: PgPool) -> Stage {
     let state = tempfile::tempdir().expect("a temp folder");
     let settings = Settings::load_with(&[], Default::default()).expect("valid defaults");
     let model_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/smolvlm-tiny");
-    let config = EngineConfig { model_dir, threads: 1, ..EngineConfig::default() };
+    let config = EngineConfig { model_dir, ..EngineConfig::tested() };
     let start = chrono::DateTime::from_timestamp(1_790_000_000, 0).expect("a moment");
     let clock = Clock::manual(start);
     let service = Service {
