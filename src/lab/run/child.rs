@@ -49,6 +49,7 @@ pub async fn run(experiment: &Experiment, arm: &Arm, seed: u64, tell: &Tell) -> 
     let world = experiment.world(seed, arm.abstention)?;
     let config = EngineConfig {
         model_dir: experiment.base.clone(),
+        device: experiment.device.clone(),
         threads: 1,
         vision_cache_bytes: 256 << 20,
         ..EngineConfig::default()

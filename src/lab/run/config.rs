@@ -34,6 +34,9 @@ pub struct Experiment {
     /// The model that every training starts from.
     #[serde(default = "base")]
     pub base: PathBuf,
+    /// Where the models are: cpu, or cuda:N. The seeds of a table belong on one kind of device.
+    #[serde(default = "cpu")]
+    pub device: String,
     /// The arms, by name.
     pub arms: Vec<String>,
     /// The arm that all others are compared with.
@@ -118,6 +121,10 @@ impl Training {
 
 fn baseline() -> String {
     "random".to_owned()
+}
+
+fn cpu() -> String {
+    "cpu".to_owned()
 }
 
 fn base() -> PathBuf {

@@ -44,6 +44,9 @@ pub struct Args {
     /// Processes at once; each takes one core.
     #[arg(long, default_value_t = cores())]
     pub jobs: usize,
+    /// Where the models are, cpu or cuda:N, instead of where the experiment says.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
     /// Be one run: an arm and a seed.
     #[arg(long, hide = true, num_args = 2, value_names = ["ARM", "SEED"])]
     pub child: Option<Vec<String>>,
@@ -68,6 +71,9 @@ pub struct ExportArgs {
 /// When the configuration is unsound, or a run failed; the others are finished first.
 pub async fn run(args: &Args) -> anyhow::Result<()> {
     let mut experiment = Experiment::read(&args.experiment)?;
+    if let Some(device) = &args.device {
+        experiment.device.clone_from(device);
+    }
     if let Some(child) = &args.child {
         let [arm, seed] = &child[..] else { anyhow::bail!("--child wants an arm and a seed") };
         let seed = seed.parse().context("the seed of --child")?;
@@ -83,7 +89,7 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
         arms::find(arm)?;
     }
     ensure!(args.jobs >= 1, "--jobs must be at least 1");
-    parent::run(&experiment, &args.experiment, args.jobs).await
+    parent::run(&experiment, args).await
 }
 
 /// Writes the world of an experiment as a folder.

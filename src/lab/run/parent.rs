@@ -15,19 +15,19 @@ use tokio::process::Command;
 
 use super::super::demo::die_with_parent;
 use super::super::report::CONFIG;
-use super::arms;
 use super::child::MARK;
 use super::config::Experiment;
 use super::record::Place;
+use super::{Args, arms};
 
 /// Positions of a run's bar.
 const FINE: u64 = 1000;
 
-/// Runs what is missing, `jobs` at once.
+/// Runs what is missing, as many at once as `args` say.
 ///
 /// # Errors
 /// When a run failed.
-pub async fn run(experiment: &Experiment, path: &Path, jobs: usize) -> anyhow::Result<()> {
+pub async fn run(experiment: &Experiment, args: &Args) -> anyhow::Result<()> {
     let [first, last] = experiment.seeds;
     // Seed by seed, so that a stopped experiment has all arms of the seeds it has.
     let all = (first..=last).flat_map(|seed| experiment.arms.iter().map(move |arm| (arm.clone(), seed)));
@@ -41,7 +41,7 @@ pub async fn run(experiment: &Experiment, path: &Path, jobs: usize) -> anyhow::R
     };
     let kept = experiment.out.join(CONFIG);
     std::fs::create_dir_all(&experiment.out)
-        .and_then(|()| std::fs::copy(path, &kept))
+        .and_then(|()| std::fs::copy(&args.experiment, &kept))
         .with_context(|| format!("cannot write {}", kept.display()))?;
     println!("{}: {} runs finished before, {} to do", experiment.name, done.len(), todo.len());
     let (started, count) = (Instant::now(), todo.len());
@@ -57,7 +57,9 @@ pub async fn run(experiment: &Experiment, path: &Path, jobs: usize) -> anyhow::R
             style(&bar, "  {prefix:<28} {bar:20.cyan/dim} {percent:>3} %  {msg}");
             bar.set_prefix(format!("{arm}, seed {seed}"));
             let began = Instant::now();
-            let ended = one(path, &arm, seed, &place(&arm, seed), &bar, &overall).await;
+            let ended =
+                one(&args.experiment, &experiment.device, &arm, seed, &place(&arm, seed), &bar, &overall)
+                    .await;
             overall.inc(FINE - bar.position().min(FINE));
             bar.finish_and_clear();
             bars.suspend(|| match &ended {
@@ -69,12 +71,13 @@ pub async fn run(experiment: &Experiment, path: &Path, jobs: usize) -> anyhow::R
             }
         }
     };
-    futures::future::join_all((0..jobs).map(|_| work())).await;
+    futures::future::join_all((0..args.jobs).map(|_| work())).await;
     overall.finish_and_clear();
     let failed = failed.into_inner();
     println!(
-        "{count} runs in {} on {jobs} cores; results are in {}",
+        "{count} runs in {} on {} cores; results are in {}",
         HumanDuration(started.elapsed()),
+        args.jobs,
         experiment.out.display()
     );
     if !failed.is_empty() {
@@ -90,6 +93,7 @@ pub async fn run(experiment: &Experiment, path: &Path, jobs: usize) -> anyhow::R
 /// One run as a process of its own.
 async fn one(
     path: &Path,
+    device: &str,
     arm: &str,
     seed: u64,
     place: &Place,
@@ -100,7 +104,8 @@ async fn one(
     let log: PathBuf = place.log();
     let file = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(std::env::current_exe().context("cannot find the path of this binary")?);
-    command.args(["lab", "run"]).arg(path).args(["--child", arm]).arg(seed.to_string());
+    command.args(["lab", "run"]).arg(path).args(["--device", device]);
+    command.args(["--child", arm]).arg(seed.to_string());
     command.env("OMP_NUM_THREADS", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
     command.kill_on_drop(true);
     die_with_parent(&mut command);
