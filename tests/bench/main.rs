@@ -15,7 +15,14 @@ mod submit_labels;
 mod terms;
 mod training;
 
+use active_vlm::{app, engine::EngineConfig, settings::Settings};
 use report::Report;
+
+/// The engine of the settings (`ACTIVE_VLM__ENGINE__DEVICE=cuda:0` and so on) with the repository's base model.
+fn engine_config() -> anyhow::Result<EngineConfig> {
+    let model_dir = concat!(env!("CARGO_MANIFEST_DIR"), "/models/toy-base").into();
+    Ok(EngineConfig { model_dir, ..app::engine_config(&Settings::load(&[])?) })
+}
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

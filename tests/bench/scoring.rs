@@ -3,7 +3,7 @@
 
 use super::{report::Report, server::Server};
 use active_vlm::{
-    engine::{Engine, EngineConfig, ScoreItem, probe},
+    engine::{Engine, ScoreItem, probe},
     grpc::pb::{
         self, pool_service_client::PoolServiceClient, selection_service_client::SelectionServiceClient,
     },
@@ -17,8 +17,7 @@ const SHARD: usize = 256;
 pub async fn run(report: &mut Report) -> anyhow::Result<()> {
     eprintln!("scoring: {SAMPLES} digit boards in shards of {SHARD}");
     let rate = tokio::task::spawn_blocking(|| probe::matmul_rate(0, 9)).await?;
-    let model_dir = concat!(env!("CARGO_MANIFEST_DIR"), "/models/toy-base").into();
-    let engine = Engine::start(EngineConfig { model_dir, ..EngineConfig::default() }).await?;
+    let engine = Engine::start(super::engine_config()?).await?;
     let boards = DigitBoards::new(Split::Pool, 1);
     let pool = boards.pool(PoolSpec { n: SAMPLES, redundancy: 0.3, long_tail: 1.0 });
     let items: Vec<ScoreItem> = pool.iter().cloned().map(item).collect();

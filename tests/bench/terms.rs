@@ -2,7 +2,7 @@
 //! chain of every sample apart.
 
 use super::report::Report;
-use active_vlm::engine::{Cost, Deep, DeepItem, Engine, EngineConfig, ScoreItem};
+use active_vlm::engine::{Cost, Deep, DeepItem, Engine, ScoreItem};
 use active_vlm::lab::{DigitBoards, PoolSpec, Split};
 use std::time::Instant;
 
@@ -20,8 +20,7 @@ const WORDINGS: [&str; 2] = ["Look at the board.", "Say it."];
 
 pub async fn run(report: &mut Report) -> anyhow::Result<()> {
     eprintln!("terms: {POOL} digit boards by tiers, {APART} of them apart");
-    let model_dir = concat!(env!("CARGO_MANIFEST_DIR"), "/models/toy-base").into();
-    let engine = Engine::start(EngineConfig { model_dir, ..EngineConfig::default() }).await?;
+    let engine = Engine::start(super::engine_config()?).await?;
     let spec = PoolSpec { n: POOL, redundancy: 0.3, long_tail: 1.0 };
     let pool: Vec<ScoreItem> = DigitBoards::new(Split::Pool, 1)
         .pool(spec)

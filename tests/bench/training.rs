@@ -8,8 +8,8 @@ use super::{
 };
 use active_vlm::{
     engine::{
-        Engine, EngineConfig, ForkId, Mixture, Objective, Refinement, RefinementKind, ScoreItem, TrainItem,
-        Trainable, TrainingSpec,
+        Engine, ForkId, Mixture, Objective, Refinement, RefinementKind, ScoreItem, TrainItem, Trainable,
+        TrainingSpec,
     },
     grpc::pb::{
         self, label_service_client::LabelServiceClient, pool_service_client::PoolServiceClient,
@@ -69,8 +69,7 @@ fn spec(supervised: u64) -> TrainingSpec {
 }
 
 async fn engine() -> anyhow::Result<Engine> {
-    let model_dir = concat!(env!("CARGO_MANIFEST_DIR"), "/models/toy-base").into();
-    Ok(Engine::start(EngineConfig { model_dir, ..EngineConfig::default() }).await?)
+    Ok(Engine::start(super::engine_config()?).await?)
 }
 
 /// Median seconds and tokens of a step over `items`.

@@ -1,5 +1,6 @@
 //! Our side of a work, in a process of its own: takes the arguments that the peer takes and prints the same JSON.
 
+use active_vlm::engine::probe::{self, Span};
 use active_vlm::model::{
     Checkpoint, Cut, Generation, Inputs, KvCache, LoraConfig, Pass, Replies, Sampling, Trainable, Visual,
     Vlm, generate, score_answers,
@@ -50,7 +51,7 @@ impl Given {
 
     /// The prompts with every image through the tower: what a user pays for the first time.
     fn prompts(&self, vlm: &Vlm) -> anyhow::Result<Inputs> {
-        let tokens = vlm.vision(&self.pixels);
+        let tokens = vlm.vision(&self.pixels.to_device(vlm.device()).to_kind(vlm.kind()));
         let visual: Vec<Visual> =
             (0..tokens.size()[0]).map(|at| Visual { features: tokens.get(at), cut: Cut::WHOLE }).collect();
         Ok(vlm.prompts(&self.rows, &visual)?)
@@ -62,19 +63,30 @@ pub fn run(arguments: Vec<String>) -> anyhow::Result<()> {
     let arguments = Arguments(arguments);
     let threads = arguments.number("--threads", 2);
     tch::set_num_threads(threads as i32);
+    let name = arguments.get("--device").unwrap_or("cpu");
+    probe::device(name)?;
+    let device = active_vlm::model::device(name).context("--device")?;
+    let kind = if arguments.get("--dtype") == Some("bfloat16") { Kind::BFloat16 } else { Kind::Float };
     let checkpoint = Checkpoint::open(Path::new(arguments.get("--model").context("--model")?))?;
-    let vlm = checkpoint.build(Device::Cpu, Kind::Float)?;
+    let vlm = checkpoint.build(device, kind)?;
     let given = Given::open(arguments.get("--inputs").context("--inputs")?)?;
     let mut body = body(&work, vlm, given, &arguments)?;
+    let mut body = || {
+        body()?;
+        if let Device::Cuda(index) = device {
+            tch::Cuda::synchronize(index as i64);
+        }
+        anyhow::Ok(())
+    };
     body()?;
-    reset_peak();
+    let span = Span::begin(device);
     let mut seconds = Vec::new();
     for _ in 0..arguments.number("--repeats", 3) {
         let start = Instant::now();
         body()?;
         seconds.push(start.elapsed().as_secs_f64());
     }
-    println!("{}", serde_json::json!({"work": work, "seconds": seconds, "peak_bytes": peak()}));
+    println!("{}", serde_json::json!({"work": work, "seconds": seconds, "peak_bytes": span.peak()}));
     Ok(())
 }
 
@@ -143,14 +155,14 @@ fn lora_step(base: Vlm, given: Given, arguments: &Arguments) -> anyhow::Result<B
         let learn = learn as i64;
         let prompts = whole.columns(0, width - learn);
         let replies = Replies {
-            rows: Tensor::arange(rows, (Kind::Int64, Device::Cpu)),
+            rows: Tensor::arange(rows, (Kind::Int64, vlm.device())),
             embeds: whole.embeds.narrow(1, width - learn, learn),
             mask: whole.mask.shallow_clone(),
             gaze: None,
         };
         let targets: Vec<i64> =
             given.rows.iter().flat_map(|row| row[row.len() - learn as usize..].to_vec()).collect();
-        let targets = Tensor::from_slice(&targets);
+        let targets = Tensor::from_slice(&targets).to_device(vlm.device());
         vlm.joint(&prompts, &[replies], Pass { seed: 1, checkpointing }, |asked, answered| {
             let hidden = Tensor::cat(&[asked.slice(1, -1, None, 1), answered[0].narrow(1, 0, learn - 1)], 1);
             vlm.logits(&hidden).flatten(0, 1).cross_entropy_for_logits(&targets)
@@ -170,18 +182,4 @@ pub fn load(folder: &Path) -> anyhow::Result<f64> {
     let seconds = start.elapsed().as_secs_f64();
     std::hint::black_box(&vlm);
     Ok(seconds)
-}
-
-/// Begins the peak of resident memory anew.
-fn reset_peak() {
-    // Where the system refuses, the peak since the start is told: never less than the truth.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-}
-
-/// Peak of resident memory, bytes.
-fn peak() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok())
-        .map_or(f64::NAN, |kb| kb * 1024.0)
 }

@@ -1,5 +1,6 @@
 //! [prefill] [generate] [chains] [answers] [lora_step] [load] The model against transformers and PEFT: the same weights, the
-//! same inputs, the same libtorch, float32, each side in a process of its own.
+//! same inputs, the same libtorch, each side in a process of its own: float32 on two threads of a CPU, or bfloat16 on the
+//! device of the settings (`ACTIVE_VLM__ENGINE__DEVICE=cuda:0`), with more rows at once there.
 
 mod child;
 mod floor;
@@ -16,6 +17,14 @@ pub use child::run as child;
 
 /// Threads of either side.
 const THREADS: usize = 2;
+
+/// Rows for every row of the CPU's.
+const MORE_ROWS: usize = 16;
+
+/// The device of the settings.
+fn device() -> anyhow::Result<String> {
+    Ok(super::engine_config()?.device)
+}
 
 /// What a side measured; both print it as one line of JSON.
 #[derive(Debug, Deserialize)]
@@ -57,7 +66,15 @@ impl Duel<'_> {
                 .map(str::to_owned);
         let numbers =
             ["--threads".to_owned(), THREADS.to_string(), "--repeats".into(), self.repeats.to_string()];
-        Ok(own.into_iter().chain(numbers).chain(self.more.iter().map(ToString::to_string)).collect())
+        let device = device()?;
+        let kind = if device == "cpu" { "float32" } else { "bfloat16" };
+        let on_device = ["--device", &device, "--dtype", kind].map(str::to_owned);
+        Ok(own
+            .into_iter()
+            .chain(numbers)
+            .chain(on_device)
+            .chain(self.more.iter().map(ToString::to_string))
+            .collect())
     }
 }
 
@@ -90,20 +107,26 @@ fn measured(command: &mut Command) -> anyhow::Result<Measured> {
 pub const WORKS: [&str; 6] = ["prefill", "generate", "chains", "answers", "lora_step", "load"];
 
 pub fn run(report: &mut Report, work: &str) -> anyhow::Result<()> {
-    eprintln!("{work}: this model, then transformers, {THREADS} threads");
+    let cuda = device()? != "cpu";
+    let rows = |few: usize| if cuda { few * MORE_ROWS } else { few };
+    eprintln!("{work}: this model, then transformers, on {}", device()?);
     let duel =
         |work, shape, batch, repeats, more: &[&str]| Duel { work, shape, batch, repeats, more }.fight();
     let rate = |count: f64, side: &Measured| count / side.median();
     match work {
         "prefill" => {
-            let (own, peer) = duel("prefill", Shape::M256, 2, 5, &[])?;
-            against(report, "prefill", "images/s", rate(2.0, &own), rate(2.0, &peer), 1.0);
+            let (own, peer) = duel("prefill", Shape::M256, rows(2), 5, &[])?;
+            let count = rows(2) as f64;
+            against(report, "prefill", "images/s", rate(count, &own), rate(count, &peer), 1.0);
             let (own, peer) = duel("prefill", Shape::Toy, 1, 200, &[])?;
             against(report, "prefill.toy", "images/s", rate(1.0, &own), rate(1.0, &peer), 3.0);
         }
         "generate" => {
             let (own, peer) = duel("generate", Shape::M256Small, 8, 3, &["--new-tokens", "64"])?;
             against(report, "generate", "tokens/s", rate(512.0, &own), rate(512.0, &peer), 1.5);
+            if cuda {
+                return Ok(());
+            }
             // Steps after the prefill, which is measured apart, against reading the weights once for each.
             let one = Duel {
                 work: "generate",
@@ -134,8 +157,9 @@ pub fn run(report: &mut Report, work: &str) -> anyhow::Result<()> {
         }
         "lora_step" => {
             for (name, more) in [("lora_step", &[][..]), ("lora_step.checkpointing", &["--checkpointing"])] {
-                let (own, peer) = duel("lora_step", Shape::M256, 4, 3, more)?;
-                against(report, name, "rows/s", rate(4.0, &own), rate(4.0, &peer), 1.0);
+                let (own, peer) = duel("lora_step", Shape::M256, rows(4), 3, more)?;
+                let count = rows(4) as f64;
+                against(report, name, "rows/s", rate(count, &own), rate(count, &peer), 1.0);
                 let megabytes = |side: &Measured| side.peak_bytes / 1e6;
                 let memory = format!("{name}.memory");
                 report.less(&memory, megabytes(&own), "MB", ("transformers + PEFT", megabytes(&peer)), 1.0);

@@ -1,4 +1,4 @@
-"""What is benchmarked beside the service: the same work as a user of transformers and peft writes it, on the CPU.
+"""What is benchmarked beside the service: the same work as a user of transformers and peft writes it.
 
     make bench-python
     .venv-bench/bin/python tests/bench/peers/peer.py prefill   --model DIR --threads N --inputs FILE [--batch B]
@@ -7,6 +7,8 @@
     .venv-bench/bin/python tests/bench/peers/peer.py answers   --model DIR --threads N --inputs FILE --answers FILE
     .venv-bench/bin/python tests/bench/peers/peer.py lora_step --model DIR --threads N --inputs FILE --learn L [--checkpointing]
     .venv-bench/bin/python tests/bench/peers/peer.py load      --model DIR --threads N [--dtype bfloat16]
+
+On the CPU, or all but `load` on `--device cuda:0`.
 
 The inputs are tensors of a safetensors file, so that both sides get the same: `input_ids` and `attention_mask` [B, T]
 (rows padded on the left), `pixel_values` as the model's class takes them, `image_grid_thw` where it wants one; any
@@ -18,7 +20,8 @@ line of JSON:
     seconds     of each repeat; cpu_seconds: of all threads, which a busy machine disturbs less
     tokens      of one repeat: of the prompts (prefill, lora_step), new ones (generate, chains), prompts and answers
                 (answers), 0 (load)
-    peak_bytes  the process's peak resident memory while measured; resident_bytes: what it held before
+    peak_bytes  the process's peak resident memory while measured, on CUDA the peak in tensors; resident_bytes: what it
+                held before
     ids         prefill: the likeliest next token of each row; generate: the new tokens of each row
     values      answers: each one's log-probability
     losses      lora_step: before each step, the warm-up's first
@@ -37,7 +40,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.update(CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -51,7 +54,7 @@ PROJECTIONS = r".*\.(text_model|language_model)\..*\.(q|k|v|o|gate|up|down)_proj
 
 def load(args):
     return AutoModelForImageTextToText.from_pretrained(
-        args.model, dtype=getattr(torch, args.dtype), attn_implementation="sdpa", local_files_only=True).eval()
+        args.model, dtype=getattr(torch, args.dtype), attn_implementation="sdpa", local_files_only=True).eval().to(args.device)
 
 
 def read_inputs(args, config):
@@ -64,7 +67,7 @@ def read_inputs(args, config):
     inputs["pixel_values"] = inputs["pixel_values"].to(getattr(torch, args.dtype))
     if "image_grid_thw" in inputs and "mm_token_type_ids" not in inputs:
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == config.image_token_id).int()
-    return inputs
+    return {name: tensor.to(args.device) for name, tensor in inputs.items()}
 
 
 def prefill(model, inputs, args):
@@ -98,7 +101,7 @@ def chains(model, inputs, args):
 def answers(model, inputs, args):
     """One forward pass of prompt, image and answer for each answer."""
     assert len(inputs["input_ids"]) == 1, "answers are scored for one prompt"
-    lists = [torch.tensor([ids]) for ids in json.loads(args.answers.read_text())]
+    lists = [torch.tensor([ids], device=args.device) for ids in json.loads(args.answers.read_text())]
     fill = {"attention_mask": 1, "mm_token_type_ids": 0}
 
     def score(answer):
@@ -156,19 +159,27 @@ def forget_peak():
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(work, repeats):
+def measure(work, args):
     """Seconds of each call after the first, and what the last one gave."""
+    on_cuda = args.device != "cpu"
+    wait = torch.cuda.synchronize if on_cuda else lambda: None
     work()
+    wait()
     gc.collect()
     forget_peak()
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
     measured = {"resident_bytes": status("VmRSS"), "seconds": [], "cpu_seconds": []}
-    for _ in range(repeats):
+    for _ in range(args.repeats):
         gc.collect()
         start, cpu = time.perf_counter(), time.process_time()
         given = work()
+        wait()
         measured["seconds"].append(time.perf_counter() - start)
         measured["cpu_seconds"].append(time.process_time() - cpu)
     peak = status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if on_cuda:
+        peak = torch.cuda.max_memory_allocated()
     return {**measured, "peak_bytes": peak, **given}
 
 
@@ -182,13 +193,13 @@ def run(args):
             for weight in model.state_dict().values():
                 weight.view(-1)[::4096 // weight.element_size()].sum()
             return {"mapped_seconds": mapped}
-        return {"tokens": 0, "batch": 0, **measure(work, args.repeats)}
+        return {"tokens": 0, "batch": 0, **measure(work, args)}
     model = load(args)
     inputs = read_inputs(args, model.config)
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = 0  # no row is padded: all have the same number of new tokens
     work, tokens = WORKS[args.work](model, inputs, args)
-    return {"tokens": tokens, "batch": len(inputs["input_ids"]), **measure(work, args.repeats)}
+    return {"tokens": tokens, "batch": len(inputs["input_ids"]), **measure(work, args)}
 
 
 WORKS = {"prefill": prefill, "generate": generate, "chains": chains, "answers": answers, "lora_step": lora_step,
@@ -202,6 +213,7 @@ if __name__ == "__main__":
     parser.add_argument("--inputs", type=Path, help="all works but load")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
     parser.add_argument("--batch", type=int, help="repeat a file of one row; as many rows as the file has, unless given")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--chains", type=int, default=8)
