@@ -19,6 +19,9 @@ const FILES: [&str; 6] = [
     "activevlm/v1/training_service.proto",
 ];
 
+/// What the bindings of libtorch lack.
+const SOURCES: [&str; 2] = ["src/engine/cuda.cpp", "src/training/optimiser.cpp"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
@@ -31,7 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Equal messages have equal bytes: a replay is the first answer byte for byte.
         .btree_map(".")
         .compile_fds(descriptors)?;
-    println!("cargo:rerun-if-changed=src/engine/cuda.cpp");
+    for file in SOURCES {
+        println!("cargo:rerun-if-changed={file}");
+    }
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     if let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") {
         // Where torch-sys takes them from.
@@ -42,8 +47,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             .std("c++17")
             .warnings(false)
             .include(root.join("include"))
-            .file("src/engine/cuda.cpp")
-            .compile("active_vlm_cuda");
+            .include(root.join("include/torch/csrc/api/include"))
+            .files(SOURCES)
+            .compile("active_vlm_torch");
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
         println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
     }

@@ -2,12 +2,14 @@
 //!
 //! Owns the two moments and the step count, nothing else: the parameters belong to the model, and are
 //! updated in place. Invariant: `export` then `import` into a fresh optimiser over the same parameters
-//! continues exactly as if nothing had happened. Deliberately absent: parameter groups and fused kernels
-//! (`tch`'s own optimiser needs a `VarStore`, which shares no tensors with a forked model).
+//! continues exactly as if nothing had happened. Deliberately absent: parameter groups (`tch`'s own optimiser needs a
+//! `VarStore`, which shares no tensors with a forked model).
 
 use std::collections::HashMap;
 
-use tch::{Kind, TchError, Tensor, no_grad};
+use tch::{TchError, Tensor, no_grad};
+
+use super::kernels::{self, Step};
 
 /// Hyper-parameters that stay fixed during a run; the learning rate is given per step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,6 +37,17 @@ struct Slot {
     param: Tensor,
     mean: Tensor,
     square: Tensor,
+}
+
+impl Slot {
+    fn decays(&self) -> bool {
+        self.param.dim() >= 2
+    }
+
+    /// Whether one call steps both.
+    fn goes_with(&self, other: &Slot) -> bool {
+        (self.param.kind(), self.decays()) == (other.param.kind(), other.decays())
+    }
 }
 
 /// The optimiser's state.
@@ -65,17 +78,15 @@ impl AdamW {
 
     /// Scales all gradients so that their joint 2-norm is at most `max`; returns the norm before.
     pub fn clip_grad_norm(&self, max: f64) -> f64 {
+        let gradients: Vec<Tensor> = self.slots.iter().map(|slot| slot.param.grad()).collect();
+        let gradients: Vec<&Tensor> = gradients.iter().filter(|gradient| gradient.defined()).collect();
+        if gradients.is_empty() {
+            return 0.0;
+        }
         no_grad(|| {
-            let grads: Vec<Tensor> = self.gradients().map(|(_, grad)| grad).collect();
-            if grads.is_empty() {
-                return 0.0;
-            }
-            let squares: Vec<Tensor> = grads.iter().map(|grad| grad.square().sum(Kind::Float)).collect();
-            let norm = Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[]);
+            let norm = kernels::norm(&gradients);
             if norm.is_finite() && norm > max {
-                for mut grad in grads {
-                    let _ = grad.g_mul_scalar_(max / (norm + 1e-6));
-                }
+                kernels::scale(&gradients, max / (norm + 1e-6));
             }
             norm
         })
@@ -87,22 +98,37 @@ impl AdamW {
     pub fn step(&mut self, lr: f64) {
         self.step += 1;
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
-        let power = self.step as i32;
-        let (correct1, correct2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
+        // Tensors of a kind go together: matrices, which decay, and the others.
+        let mut groups: Vec<Vec<(&Slot, Tensor)>> = Vec::new();
+        for slot in &self.slots {
+            let gradient = slot.param.grad();
+            if !gradient.defined() {
+                continue;
+            }
+            match groups.iter_mut().find(|group| group[0].0.goes_with(slot)) {
+                Some(group) => group.push((slot, gradient)),
+                None => groups.push(vec![(slot, gradient)]),
+            }
+        }
         no_grad(|| {
-            for slot in &mut self.slots {
-                let grad = slot.param.grad();
-                if !grad.defined() {
-                    continue;
-                }
-                if weight_decay > 0.0 && slot.param.dim() >= 2 {
-                    let _ = slot.param.g_mul_scalar_(1.0 - lr * weight_decay);
-                }
-                let _ = slot.mean.lerp_(&grad, 1.0 - beta1);
-                let _ = slot.square.g_mul_scalar_(beta2);
-                let _ = slot.square.addcmul_(&grad, &(&grad * (1.0 - beta2)));
-                let root = (&slot.square / correct2).sqrt() + eps;
-                let _ = slot.param.addcdiv_(&(&slot.mean * (-lr / correct1)), &root);
+            for group in groups {
+                let list = |of: for<'t> fn(&'t (&'t Slot, Tensor)) -> &'t Tensor| -> Vec<&Tensor> {
+                    group.iter().map(of).collect()
+                };
+                kernels::adamw(
+                    &list(|(slot, _)| &slot.param),
+                    &list(|(_, gradient)| gradient),
+                    &list(|(slot, _)| &slot.mean),
+                    &list(|(slot, _)| &slot.square),
+                    Step {
+                        step: self.step as f64,
+                        rate: lr,
+                        beta1,
+                        beta2,
+                        decay: if group[0].0.decays() { weight_decay } else { 0.0 },
+                        eps,
+                    },
+                );
             }
         });
     }
@@ -120,9 +146,7 @@ impl AdamW {
 
     /// Forgets all gradients, ready for the next backward pass.
     pub fn zero_grad(&mut self) {
-        for slot in &mut self.slots {
-            slot.param.zero_grad();
-        }
+        kernels::forget(&self.slots.iter().map(|slot| &slot.param).collect::<Vec<_>>());
     }
 
     /// The state as named tensors: `step` (`[1]`, i64), `mean.NAME` and `square.NAME` (copies).
@@ -157,13 +181,6 @@ impl AdamW {
             Ok(())
         })
     }
-
-    fn gradients(&self) -> impl Iterator<Item = (&str, Tensor)> {
-        self.slots
-            .iter()
-            .map(|slot| (slot.name.as_str(), slot.param.grad()))
-            .filter(|(_, grad)| grad.defined())
-    }
 }
 
 /// The learning rate of step `step` (from 0) out of `total`: linear warm-up, then a cosine to 5 % of `peak`.
@@ -179,6 +196,7 @@ pub fn warmup_cosine(step: usize, warmup: usize, total: usize, peak: f64) -> f64
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use tch::Kind;
 
     fn parameter(values: &[f32]) -> Tensor {
         Tensor::from_slice(values).view([1, -1]).set_requires_grad(true)

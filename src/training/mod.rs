@@ -3,6 +3,7 @@
 pub mod adamw;
 pub mod batches;
 pub mod calibration;
+mod kernels;
 pub mod likelihood;
 pub mod metrics;
 pub mod objective;
