@@ -6,9 +6,9 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tch::{IndexOp, Kind, Tensor};
+use tch::{Device, IndexOp, Kind, Tensor};
 
-use super::nucleus::draw;
+use super::nucleus::{draw, draw_sorted};
 use super::{Inputs, KvCache, Stops, Vlm};
 
 /// How tokens are drawn; without it the likeliest is taken.
@@ -105,8 +105,8 @@ pub fn generate_from(
             }
             // Rows that have ended go on being fed: cheaper than shrinking the batch, and nobody sees them.
             past += 1;
-            let fed = Tensor::from_slice(&ids).to_device(mask.device()).unsqueeze(1);
-            let hidden = vlm.decode(&vlm.embed_text(&fed), &mask.narrow(1, 0, past), Some(&mut cache));
+            let hidden =
+                vlm.decode(&vlm.embed_text(&ids.unsqueeze(1)), &mask.narrow(1, 0, past), Some(&mut cache));
             logits = vlm.logits(&hidden.select(1, -1));
         }
         texts.into_iter().map(Text::finish).collect()
@@ -151,30 +151,35 @@ impl Text {
     }
 }
 
-/// Draws the next token of every row from `logits` `[B, V]`, notes it, and returns what to feed.
-fn step(texts: &mut [Text], logits: &Tensor, how: &Generation) -> Vec<i64> {
+/// Draws the next token of every row from `logits` `[B, V]`, notes it, and returns what to feed, int64 `[B]`.
+fn step(texts: &mut [Text], logits: &Tensor, how: &Generation) -> Tensor {
     let rows = texts.len();
     let log_probs = logits.log_softmax(-1, Kind::Float);
-    let ids: Vec<i64> = match how.sampling {
-        None => numbers(&log_probs.argmax(-1, false)),
+    let ids = match how.sampling {
+        None => log_probs.argmax(-1, false),
         Some(sampling) => {
-            // The draws are made on the host: the nucleus of a flat distribution is most of the vocabulary, and one
-            // linear pass over it is faster than sorting it on any device.
-            let warm =
-                (&log_probs / sampling.temperature).softmax(-1, Kind::Float).to_device(tch::Device::Cpu);
-            let pick = |(row, text): (usize, &mut Text)| {
-                let probabilities: Vec<f32> = numbers(&warm.i(row as i64));
-                draw(&probabilities, sampling.top_p, text.rng.random::<f64>()) as i64
-            };
-            texts.iter_mut().enumerate().map(pick).collect()
+            let warm = (&log_probs / sampling.temperature).softmax(-1, Kind::Float);
+            let chances: Vec<f64> = texts.iter_mut().map(|text| text.rng.random::<f64>()).collect();
+            match warm.device() {
+                // The nucleus of a flat distribution is most of the vocabulary: one linear pass beats sorting it.
+                Device::Cpu => {
+                    let pick = |(row, chance): (usize, f64)| {
+                        let probabilities: Vec<f32> = numbers(&warm.i(row as i64));
+                        draw(&probabilities, sampling.top_p, chance) as i64
+                    };
+                    Tensor::from_slice(&chances.into_iter().enumerate().map(pick).collect::<Vec<i64>>())
+                }
+                _ => draw_sorted(&warm, sampling.top_p, &chances),
+            }
         }
     };
-    let taken = Tensor::from_slice(&ids).to_device(logits.device()).unsqueeze(1);
-    let given: Vec<f32> = numbers(&log_probs.gather(1, &taken, false).view([rows as i64]));
-    let entropies: Vec<f32> =
-        numbers(&-(log_probs.exp() * &log_probs).sum_dim_intlist(1, false, Kind::Float));
+    let given = log_probs.gather(1, &ids.unsqueeze(1), false).squeeze_dim(1);
+    let entropies = -(log_probs.exp() * &log_probs).sum_dim_intlist(1, false, Kind::Float);
+    // One way from the device for all of it; a double holds every id.
+    let told = [&ids, &given, &entropies].map(|t| t.to_kind(Kind::Double));
+    let told: Vec<f64> = numbers(&Tensor::stack(&told, 0));
     for (row, text) in texts.iter_mut().enumerate() {
-        text.take(ids[row], given[row], entropies[row], how);
+        text.take(told[row] as i64, told[rows + row] as f32, told[2 * rows + row] as f32, how);
     }
     ids
 }

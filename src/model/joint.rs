@@ -1,5 +1,8 @@
 //! A training pass: prompts, and the replies that go on from their keys and values, forwards and back.
 //!
+//! All tokens go through a layer's weights together, one after another in one matrix; only attention goes by prompts and
+//! by groups of replies. On CUDA a small layer costs its kernels' starts, on a CPU few rows waste the weights' way there.
+//!
 //! Gradient checkpointing (Chen et al., arXiv 1604.06174): only what enters each layer is kept, and a layer is computed
 //! again when its gradient is due. Invariant: it changes no number. Dropout draws from torch's generator, which is
 //! therefore seeded before each layer, with or without checkpointing.
@@ -59,7 +62,7 @@ impl Vlm {
         pass: Pass,
         loss: impl FnOnce(&Tensor, &[Tensor]) -> Tensor,
     ) -> Result<(), TchError> {
-        let joint = Joint { vlm: self, prompts, replies, pass, views: self.views(prompts, replies) };
+        let joint = Joint::new(self, prompts, replies, pass);
         match pass.checkpointing {
             false => joint.kept(loss),
             true => joint.computed_twice(loss),
@@ -70,11 +73,8 @@ impl Vlm {
     pub fn read(&self, prompts: &Inputs, replies: &[Replies<'_>], seed: i64) -> (Tensor, Vec<Tensor>) {
         no_grad(|| {
             let pass = Pass { seed, checkpointing: false };
-            let joint = Joint { vlm: self, prompts, replies, pass, views: self.views(prompts, replies) };
-            let through = |states: Vec<Tensor>, index| {
-                let (out, _) = joint.layer(index, &states);
-                joint.deepen(index, out)
-            };
+            let joint = Joint::new(self, prompts, replies, pass);
+            let through = |state: Tensor, index| joint.deepen(index, joint.layer(index, &state).0);
             let mut hidden = joint.finish(&(0..joint.layers()).fold(joint.start(), through));
             let replies = hidden.split_off(1);
             (hidden.swap_remove(0), replies)
@@ -96,20 +96,45 @@ impl Vlm {
     }
 }
 
-/// One pass, with what every layer needs.
+/// One pass, with what every layer needs. Its tokens are the prompts', then each group's, row by row: `[N, D]`.
 struct Joint<'a> {
     vlm: &'a Vlm,
     prompts: &'a Inputs,
     replies: &'a [Replies<'a>],
     pass: Pass,
     views: Vec<View>,
+    /// Rows and tokens of the prompts and of each group.
+    sizes: Vec<(i64, i64)>,
+    cos: Tensor,
+    sin: Tensor,
 }
 
-impl Joint<'_> {
-    /// What enters the first layer: the prompts, then each group of replies.
-    fn start(&self) -> Vec<Tensor> {
-        let replies = self.replies.iter().map(|group| group.embeds.shallow_clone());
-        std::iter::once(self.prompts.embeds.shallow_clone()).chain(replies).collect()
+impl<'a> Joint<'a> {
+    fn new(vlm: &'a Vlm, prompts: &'a Inputs, replies: &'a [Replies<'a>], pass: Pass) -> Self {
+        let views = vlm.views(prompts, replies);
+        let size = |embeds: &Tensor| (embeds.size()[0], embeds.size()[1]);
+        let embeds = std::iter::once(&prompts.embeds).chain(replies.iter().map(|group| &group.embeds));
+        let sizes: Vec<(i64, i64)> = embeds.map(size).collect();
+        let turns: Vec<[Tensor; 2]> =
+            views.iter().zip(&sizes).map(|(view, &(rows, tokens))| view.flat(rows, tokens)).collect();
+        let [cos, sin] =
+            [0, 1].map(|at| Tensor::cat(&turns.iter().map(|turn| &turn[at]).collect::<Vec<_>>(), 0));
+        Self { vlm, prompts, replies, pass, views, sizes, cos, sin }
+    }
+
+    /// What enters the first layer.
+    fn start(&self) -> Tensor {
+        let replies = self.replies.iter().map(|group| group.embeds.flatten(0, 1));
+        let all: Vec<Tensor> = std::iter::once(self.prompts.embeds.flatten(0, 1)).chain(replies).collect();
+        Tensor::cat(&all, 0)
+    }
+
+    /// The prompts' part of a matrix of all tokens and each group's, `[rows, tokens, ..]`.
+    fn split(&self, all: &Tensor) -> Vec<Tensor> {
+        let lengths: Vec<i64> = self.sizes.iter().map(|(rows, tokens)| rows * tokens).collect();
+        let parts = all.split_with_sizes(lengths, 0);
+        let shaped = |(part, &(rows, tokens)): (&Tensor, &(i64, i64))| part.unflatten(0, [rows, tokens]);
+        parts.iter().zip(&self.sizes).map(shaped).collect()
     }
 
     fn layers(&self) -> usize {
@@ -117,45 +142,48 @@ impl Joint<'_> {
     }
 
     /// One layer, without what is added after it, and what its attention adds to the loss.
-    fn layer(&self, index: usize, states: &[Tensor]) -> (Vec<Tensor>, Option<Tensor>) {
+    fn layer(&self, index: usize, state: &Tensor) -> (Tensor, Option<Tensor>) {
         tch::manual_seed(self.pass.seed.wrapping_add(index as i64));
-        let decoder = &self.vlm.decoder;
+        let layer = self.vlm.decoder.parts(index);
+        let [q, k, v] = layer.project(state, &self.cos, &self.sin).map(|part| self.split(&part));
+        let part = |at: usize| [&q, &k, &v].map(|parts| parts[at].transpose(1, 2));
         let mut cache = KvCache::new();
-        let mut out = vec![decoder.layer(index, &states[0], &self.views[0], Some((0, &mut cache)), None)];
+        let mut mixed = vec![layer.attend(part(0), &self.views[0], Some((0, &mut cache)), None)];
         let mut losses = Vec::new();
-        for ((group, state), view) in self.replies.iter().zip(&states[1..]).zip(&self.views[1..]) {
+        for (at, group) in self.replies.iter().enumerate() {
             let (mut own, mut seen) = (cache.select(&group.rows), Vec::new());
             let gaze = group.gaze.as_ref().filter(|_| index >= self.layers() / 2);
             let look = gaze.map(|gaze| Look { from: Some(&gaze.from), into: &mut seen });
-            out.push(decoder.layer(index, state, view, Some((0, &mut own)), look));
+            mixed.push(layer.attend(part(at + 1), &self.views[at + 1], Some((0, &mut own)), look));
             losses.extend(gaze.iter().zip(&seen).map(|(gaze, seen)| (gaze.loss)(seen)));
         }
+        let mixed: Vec<Tensor> = mixed.iter().map(|part| part.flatten(0, 1)).collect();
         // The mean over the layers that are looked at.
         let layers = (self.layers() - self.layers() / 2) as f64;
         let loss = losses.into_iter().reduce(|sum, loss| sum + loss).map(|sum| sum / layers);
-        (out, loss)
+        (layer.close(state, &Tensor::cat(&mixed, 0)), loss)
     }
 
-    /// Adds the features of further depths that belong after a layer.
-    fn deepen(&self, index: usize, mut states: Vec<Tensor>) -> Vec<Tensor> {
-        if let Some(deep) = self.prompts.deep.get(index) {
-            states[0] = &states[0] + deep;
-        }
-        states
+    /// Adds the features of further depths that belong after a layer, to the prompts.
+    fn deepen(&self, index: usize, state: Tensor) -> Tensor {
+        let Some(deep) = self.prompts.deep.get(index) else { return state };
+        let deep = deep.flatten(0, 1);
+        let others = state.size()[0] - deep.size()[0];
+        state + deep.constant_pad_nd([0, 0, 0, others])
     }
 
-    fn finish(&self, states: &[Tensor]) -> Vec<Tensor> {
-        states.iter().map(|state| self.vlm.decoder.finish(state)).collect()
+    fn finish(&self, state: &Tensor) -> Vec<Tensor> {
+        self.split(&self.vlm.decoder.finish(state))
     }
 
     fn kept(&self, loss: impl FnOnce(&Tensor, &[Tensor]) -> Tensor) -> Result<(), TchError> {
-        let (mut states, mut gazes) = (self.start(), Vec::new());
+        let (mut state, mut gazes) = (self.start(), Vec::new());
         for index in 0..self.layers() {
-            let (out, gaze) = self.layer(index, &states);
+            let (out, gaze) = self.layer(index, &state);
             gazes.extend(gaze);
-            states = self.deepen(index, out);
+            state = self.deepen(index, out);
         }
-        let hidden = self.finish(&states);
+        let hidden = self.finish(&state);
         let loss = loss(&hidden[0], &hidden[1..]);
         gazes.into_iter().fold(loss, |sum, gaze| sum + gaze).f_backward()
     }
@@ -164,56 +192,52 @@ impl Joint<'_> {
         let start = self.start();
         let mut entered = Vec::with_capacity(self.layers());
         let top = no_grad(|| {
-            (0..self.layers()).fold(detached(&start), |states, index| {
-                let out = self.deepen(index, self.layer(index, &states).0);
-                entered.push(states);
+            (0..self.layers()).fold(start.detach(), |state, index| {
+                let out = self.deepen(index, self.layer(index, &state).0);
+                entered.push(state);
                 out
             })
         });
-        let top = leaves(&top, true);
+        let top = leaf(&top, true);
         let hidden = self.finish(&top);
         loss(&hidden[0], &hidden[1..]).f_backward()?;
-        let mut slopes = gradients(&top);
+        let mut slope = gradient(&top);
         drop((top, hidden));
         // What has a past of its own (a tower that is trained, the embedding table) gets its gradients at the end.
         let mut outside: Vec<(Tensor, Tensor)> = Vec::new();
-        for (index, states) in entered.into_iter().enumerate().rev() {
+        for (index, state) in entered.into_iter().enumerate().rev() {
             if let Some(deep) = self.prompts.deep.get(index).filter(|deep| deep.requires_grad()) {
-                outside.push((deep.shallow_clone(), slopes[0].shallow_clone()));
+                outside.push((deep.shallow_clone(), self.split(&slope).swap_remove(0)));
             }
             // Nothing before the first layer wants a gradient where the embeddings stand still.
-            let states = leaves(&states, index > 0 || start.iter().any(Tensor::requires_grad));
-            let (out, gaze) = self.layer(index, &states);
-            gaze.into_iter().fold(towards(out.iter().zip(&slopes)), |sum, gaze| sum + gaze).f_backward()?;
-            slopes = gradients(&states);
+            let state = leaf(&state, index > 0 || start.requires_grad());
+            let (out, gaze) = self.layer(index, &state);
+            gaze.into_iter().fold(towards(&[(out, slope)]), |sum, gaze| sum + gaze).f_backward()?;
+            slope = gradient(&state);
         }
-        outside.extend(start.into_iter().zip(slopes).filter(|(state, _)| state.requires_grad()));
+        if start.requires_grad() {
+            outside.push((start, slope));
+        }
         match outside.is_empty() {
             true => Ok(()),
-            false => towards(outside.iter().map(|(state, slope)| (state, slope))).f_backward(),
+            false => towards(&outside).f_backward(),
         }
     }
 }
 
 /// A scalar whose gradient by each tensor is that tensor's slope.
-fn towards<'t>(pairs: impl Iterator<Item = (&'t Tensor, &'t Tensor)>) -> Tensor {
-    let sums: Vec<Tensor> = pairs.map(|(state, slope)| (state * slope).sum(tch::Kind::Float)).collect();
+fn towards(pairs: &[(Tensor, Tensor)]) -> Tensor {
+    let sums: Vec<Tensor> =
+        pairs.iter().map(|(state, slope)| (state * slope).sum(tch::Kind::Float)).collect();
     Tensor::stack(&sums, 0).sum(tch::Kind::Float)
 }
 
-fn detached(states: &[Tensor]) -> Vec<Tensor> {
-    states.iter().map(Tensor::detach).collect()
+fn leaf(state: &Tensor, wanted: bool) -> Tensor {
+    state.detach().set_requires_grad(wanted)
 }
 
-fn leaves(states: &[Tensor], wanted: bool) -> Vec<Tensor> {
-    states.iter().map(|state| state.detach().set_requires_grad(wanted)).collect()
-}
-
-/// Gradients of leaves; nought where none arrived.
-fn gradients(leaves: &[Tensor]) -> Vec<Tensor> {
-    let of = |leaf: &Tensor| {
-        let gradient = leaf.grad();
-        if gradient.defined() { gradient } else { leaf.detach().zeros_like() }
-    };
-    leaves.iter().map(of).collect()
+/// The gradient of a leaf; nought where none arrived.
+fn gradient(leaf: &Tensor) -> Tensor {
+    let gradient = leaf.grad();
+    if gradient.defined() { gradient } else { leaf.detach().zeros_like() }
 }

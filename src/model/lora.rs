@@ -227,13 +227,17 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let y = product(x, &self.weight, self.bias.as_ref());
         let Some(lora) = &self.lora else { return y };
-        // Adapters beside halves are float32, as they are trained.
-        let mut x = x.to_kind(lora.a.kind());
+        let mut x = x.shallow_clone();
         if lora.dropout > 0.0 && lora.training.load(Ordering::Relaxed) {
             x = x.dropout(lora.dropout, true);
         }
-        let low = x.linear::<Tensor>(&lora.a, None).linear::<Tensor>(&lora.b, None) * lora.scale;
-        y + low.to_kind(self.weight.kind())
+        // Adapters beside halves are float32, as they are trained; they multiply in the kind of the weights, as under
+        // PyTorch's autocast: a conversion of the few numbers that they are, and none of the many that go through them.
+        let kind = self.weight.kind();
+        let low = x.linear::<Tensor>(&lora.a.to_kind(kind), None) * lora.scale;
+        let (out, rank) = (self.weight.size()[0], lora.a.size()[0]);
+        let whole = y.reshape([-1, out]).addmm(&low.reshape([-1, rank]), &lora.b.to_kind(kind).tr());
+        whole.view(y.size().as_slice())
     }
 }
 

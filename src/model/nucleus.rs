@@ -1,7 +1,10 @@
 //! Drawing from the likeliest tokens that together have enough probability.
 //!
-//! Invariant: linear in the vocabulary whatever the distribution: buckets by size first, sorting only in the bucket
-//! where the nucleus ends. Pure.
+//! Invariant: on the host, linear in the vocabulary whatever the distribution: buckets by size first, sorting only in the
+//! bucket where the nucleus ends; on a device by sorting, which is nothing there beside the way to the host. Both draw from
+//! the same distribution, but not the same place by the same chance. Pure.
+
+use tch::{Kind, Tensor};
 
 /// Buckets of positive floats by sign-free exponent and the leading bits of their mantissa.
 const SHIFT: u32 = 19;
@@ -35,6 +38,22 @@ pub(super) fn draw(probabilities: &[f32], top_p: f64, chance: f64) -> usize {
         }
     }
     last
+}
+
+/// As [`draw`] for each row of `probabilities` `[B, V]` where they are: int64 `[B]`. Rows with what is no number draw some
+/// place.
+pub(super) fn draw_sorted(probabilities: &Tensor, top_p: f64, chances: &[f64]) -> Tensor {
+    let (sorted, order) = probabilities.to_kind(Kind::Double).sort(-1, true);
+    let before = sorted.cumsum(-1, Kind::Double) - &sorted;
+    let total = sorted.sum_dim_intlist(-1, true, Kind::Double);
+    // The likeliest is in it whatever `top_p` is.
+    let inside = before.lt_tensor(&(total * top_p)).logical_or(&before.eq(0.0));
+    let within = (&sorted * &inside).cumsum(-1, Kind::Double);
+    let chances = Tensor::from_slice(chances).to_device(probabilities.device()).unsqueeze(1);
+    let wanted = within.slice(1, -1, None, 1) * chances;
+    let last = inside.sum_dim_intlist(-1, true, Kind::Int64) - 1;
+    let place = within.le_tensor(&wanted).sum_dim_intlist(-1, true, Kind::Int64).minimum(&last);
+    order.gather(1, &place, false).squeeze_dim(1)
 }
 
 /// Where the nucleus ends: all above `least`, and the first `equal` of those that are just that.
@@ -78,6 +97,26 @@ fn floor(probabilities: &[f32], wanted: f64) -> Floor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sorting_draws_from_the_same_nucleus_by_the_same_shares() {
+        // The nucleus of 0.7 is 0.4 and 0.35 (places 2 and 0): shares of 8 and 7 in 15.
+        let row = Tensor::from_slice(&[0.35f32, 0.05, 0.4, 0.2]);
+        let chances: Vec<f64> = (0..150).map(|at| (f64::from(at) + 0.5) / 150.0).collect();
+        let rows = row.unsqueeze(0).repeat([150, 1]);
+        let places = Vec::<i64>::try_from(draw_sorted(&rows, 0.7, &chances)).expect("int64");
+        assert_eq!(places.iter().filter(|&&place| place == 2).count(), 80);
+        assert_eq!(places.iter().filter(|&&place| place == 0).count(), 70);
+        let host = |chance: &f64| draw(&[0.35, 0.05, 0.4, 0.2], 0.7, *chance);
+        assert_eq!(chances.iter().map(host).filter(|&place| place == 2).count(), 80);
+        // All of it, the likeliest alone, and what is never drawn.
+        let all = Vec::<i64>::try_from(draw_sorted(&rows, 1.0, &chances)).expect("int64");
+        assert!((0..4).all(|place| all.contains(&place)));
+        let one = Vec::<i64>::try_from(draw_sorted(&rows, 0.0, &chances)).expect("int64");
+        assert!(one.iter().all(|&place| place == 2));
+        let edge = Tensor::from_slice(&[0.0f32, 1.0, 0.0]).unsqueeze(0);
+        assert_eq!(draw_sorted(&edge, 1.0, &[0.999_999_999]).int64_value(&[0]), 1);
+    }
 
     /// Shares of 10,000 evenly spread draws.
     fn shares(probabilities: &[f32], top_p: f64) -> Vec<f64> {

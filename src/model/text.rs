@@ -67,6 +67,13 @@ pub(crate) struct View {
     sight: Sight,
 }
 
+impl View {
+    /// Cosine and sine of `rows` rows of `tokens` tokens, one after another: `[rows * tokens, 1, head dim]`.
+    pub(super) fn flat(&self, rows: i64, tokens: i64) -> [Tensor; 2] {
+        [&self.cos, &self.sin].map(|t| t.expand([rows, tokens, 1, -1], false).flatten(0, 1))
+    }
+}
+
 impl Decoder {
     pub fn assemble(config: &Config, parts: &Parts) -> Self {
         let (t, text) = (&config.text, config.family.text());
@@ -129,6 +136,11 @@ impl Decoder {
         self.layers[index].forward(x, view, cache, look)
     }
 
+    /// A layer in its parts.
+    pub(super) fn parts(&self, index: usize) -> &Layer {
+        &self.layers[index]
+    }
+
     /// Number of layers.
     pub fn depth(&self) -> usize {
         self.layers.len()
@@ -169,7 +181,7 @@ impl Decoder {
             (None, _) => counted().to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies,
         };
         let (cos, sin) = (angles.cos(), angles.sin());
-        let shape = |t: Tensor| t.to_kind(kind).unsqueeze(1);
+        let shape = |t: Tensor| t.to_kind(kind).unsqueeze(-2);
         View {
             // The sign of the rotated half is folded into the sine.
             cos: shape(Tensor::cat(&[&cos, &cos], -1)),
@@ -209,8 +221,9 @@ fn branching(step: &Step, past: i64, kind: Kind) -> Tensor {
     Tensor::zeros(seen.size(), (kind, seen.device())).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }
 
+/// A layer: attention and a gated network, each beside what it adds to.
 #[derive(Debug)]
-struct Layer {
+pub(super) struct Layer {
     heads: i64,
     kv_heads: i64,
     head_dim: i64,
@@ -255,18 +268,39 @@ impl Layer {
         cache: Option<(usize, &mut KvCache)>,
         look: Option<Look<'_>>,
     ) -> Tensor {
-        let (b, t) = (x.size()[0], x.size()[1]);
+        let parts = self.project(x, &view.cos, &view.sin).map(|part| part.transpose(1, 2));
+        self.close(x, &self.attend(parts, view, cache, look))
+    }
+
+    /// Queries, keys and values of tokens, each for itself: `[.., D]` -> `[.., heads, head dim]`; queries and keys are turned
+    /// by `cos` and `sin` `[.., 1, head dim]`.
+    pub(super) fn project(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> [Tensor; 3] {
         let normed = self.norm1.forward(x);
-        let split = |y: Tensor, heads: i64| y.view([b, t, heads, self.head_dim]);
+        let split = |y: Tensor, heads: i64| {
+            let mut shape = y.size();
+            shape.pop();
+            shape.extend([heads, self.head_dim]);
+            y.view(shape.as_slice())
+        };
         let (mut q, mut k) =
             (split(self.q.forward(&normed), self.heads), split(self.k.forward(&normed), self.kv_heads));
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
         }
         // x * cos + rotate_half(x) * sin: a roll by half the head is rotate_half without its sign, which `sin` carries.
-        let turn = |y: Tensor| (&y * &view.cos).addcmul(&y.roll([self.head_dim / 2], [-1]), &view.sin);
-        let (q, k) = (turn(q.transpose(1, 2)), turn(k.transpose(1, 2)));
-        let v = split(self.v.forward(&normed), self.kv_heads).transpose(1, 2);
+        let turn = |y: Tensor| (&y * cos).addcmul(&y.roll([self.head_dim / 2], [-1]), sin);
+        [turn(q), turn(k), split(self.v.forward(&normed), self.kv_heads)]
+    }
+
+    /// What tokens see of each other and of the past: `[B, heads, T, head dim]` each -> `[B, T, heads * head dim]`.
+    pub(super) fn attend(
+        &self,
+        [q, k, v]: [Tensor; 3],
+        view: &View,
+        cache: Option<(usize, &mut KvCache)>,
+        look: Option<Look<'_>>,
+    ) -> Tensor {
+        let (b, t) = (q.size()[0], q.size()[2]);
         let (k, v) = match cache {
             Some((index, cache)) => cache.extend(index, k, v),
             None => (k, v),
@@ -279,9 +313,20 @@ impl Layer {
             Sight::Past => (None, true),
             Sight::Masked(mask) => (Some(mask), false),
         };
-        let grouped = self.heads != self.kv_heads;
+        let mut grouped = self.heads != self.kv_heads;
+        let (mut k, mut v) = (k, v);
+        // CUDA's one kernel that takes a mask, or float32, has no groups: without it every score is written out.
+        if grouped && matches!(q.device(), Device::Cuda(_)) && (mask.is_some() || q.kind() == Kind::Float) {
+            let widen = |t: &Tensor| t.repeat_interleave_self_int(self.heads / self.kv_heads, 1, None);
+            (k, v, grouped) = (widen(&k), widen(&v), false);
+        }
         let mixed = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, grouped);
-        let x = x + self.o.forward(&mixed.transpose(1, 2).reshape([b, t, self.heads * self.head_dim]));
+        mixed.transpose(1, 2).reshape([b, t, self.heads * self.head_dim])
+    }
+
+    /// The layer's output, token by token, from its input `[.., D]` and what attention gave.
+    pub(super) fn close(&self, x: &Tensor, mixed: &Tensor) -> Tensor {
+        let x = x + self.o.forward(mixed);
         let normed = self.norm2.forward(&x);
         let hidden = self.gate.forward(&normed).silu() * self.up.forward(&normed);
         x + self.down.forward(&hidden)
