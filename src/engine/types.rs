@@ -56,7 +56,7 @@ pub struct EngineConfig {
     /// Tokens (padding included) of one forward pass at most; one item may exceed it alone.
     pub token_budget: usize,
     /// Bytes that the process may hold on a device: passes are made smaller where they would go beyond. None derives it
-    /// from the machine; without a way to measure it (CUDA) it is not held to.
+    /// from the machine or from what is free on the GPU; on a device that cannot tell it is not held to.
     pub memory_limit: Option<u64>,
     /// Draws of the last layer by which a score tells how much the weights themselves are in doubt; 0 tells nothing.
     pub members: usize,
