@@ -59,8 +59,4 @@ bool active_vlm_cuda_begin(int32_t device) noexcept {
                         [](c10::DeviceAllocator& found, c10::DeviceIndex index) { found.resetPeakStats(index); });
 }
 
-bool active_vlm_cuda_trim() noexcept {
-  return with_allocator(0, [](c10::DeviceAllocator& found, c10::DeviceIndex) { found.emptyCache(); });
-}
-
 }  // extern "C"

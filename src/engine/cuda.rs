@@ -24,7 +24,6 @@ pub(super) struct Memory {
 unsafe extern "C" {
     fn active_vlm_cuda_memory(device: i32, memory: *mut Memory) -> bool;
     fn active_vlm_cuda_begin(device: i32) -> bool;
-    fn active_vlm_cuda_trim() -> bool;
 }
 
 /// Loads CUDA's kernels; again is nothing.
@@ -64,12 +63,6 @@ pub(super) fn begin(index: usize) -> bool {
     i32::try_from(index).is_ok_and(|index| unsafe { active_vlm_cuda_begin(index) })
 }
 
-/// Gives back what is kept for tensors to come, of every device.
-pub(super) fn trim() {
-    // SAFETY: a call without pointers, which throws nothing. Where there is no allocator nothing is kept.
-    unsafe { active_vlm_cuda_trim() };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +71,5 @@ mod tests {
     fn where_no_tensor_was_made_on_it_nothing_is_told() {
         assert_eq!(memory(0), None);
         assert!(!begin(0) && !begin(usize::MAX));
-        trim();
     }
 }

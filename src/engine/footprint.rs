@@ -56,16 +56,12 @@ impl Footprint {
         }
     }
 
-    /// Gives back to the system what is held for nothing.
+    /// Gives back to the system what is held for nothing and counted all the same; of CUDA's nothing is.
     pub fn trim(self) {
-        match self {
-            #[cfg(all(target_os = "linux", target_env = "gnu"))]
-            Self::Process => {
-                // SAFETY: malloc_trim may be called at any time and from any thread.
-                unsafe { nix::libc::malloc_trim(0) };
-            }
-            Self::Cuda(_) => cuda::trim(),
-            _ => {}
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        if self == Self::Process {
+            // SAFETY: malloc_trim may be called at any time and from any thread.
+            unsafe { nix::libc::malloc_trim(0) };
         }
     }
 
