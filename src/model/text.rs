@@ -109,7 +109,7 @@ impl Decoder {
         for index in 0..self.layers.len() {
             let cache = cache.as_deref_mut().map(|cache| (index, cache));
             let look = kept.attention.as_mut().map(|into| Look { from: None, into });
-            x = self.layer(index, &x, &view, cache, look);
+            x = self.layers[index].forward(&x, &view, cache, look);
             if index + 1 < self.layers.len() {
                 note(&x);
             }
@@ -122,18 +122,6 @@ impl Decoder {
         let x = self.norm.forward(&x);
         note(&x);
         x
-    }
-
-    /// One layer: `[B, T, D] -> [B, T, D]`; `cache` comes with the layer's place in it.
-    pub fn layer(
-        &self,
-        index: usize,
-        x: &Tensor,
-        view: &View,
-        cache: Option<(usize, &mut KvCache)>,
-        look: Option<Look<'_>>,
-    ) -> Tensor {
-        self.layers[index].forward(x, view, cache, look)
     }
 
     /// A layer in its parts.
@@ -261,6 +249,7 @@ impl Layer {
         }
     }
 
+    /// `[B, T, D] -> [B, T, D]`; `cache` comes with the layer's place in it.
     fn forward(
         &self,
         x: &Tensor,

@@ -74,6 +74,8 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(device) = &args.device {
         experiment.device.clone_from(device);
     }
+    let known = crate::model::device(&experiment.device).is_some();
+    ensure!(known, "there is no device {:?}: write cpu, cuda or cuda:N", experiment.device);
     if let Some(child) = &args.child {
         let [arm, seed] = &child[..] else { anyhow::bail!("--child wants an arm and a seed") };
         let seed = seed.parse().context("the seed of --child")?;

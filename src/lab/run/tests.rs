@@ -182,3 +182,19 @@ fn a_training_that_makes_no_sense_is_refused_before_anything_runs() {
         assert!(error.contains(named), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_device_without_a_name_is_refused_before_anything_runs() -> anyhow::Result<()> {
+    let args = Args {
+        experiment: Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/lab/smoke.toml"),
+        only: Vec::new(),
+        seeds: None,
+        jobs: 1,
+        device: Some("tpu".to_owned()),
+        child: None,
+    };
+    let Err(error) = run(&args).await else { anyhow::bail!("it was taken") };
+    let text = error.to_string();
+    ensure!(text.contains("tpu") && text.contains("write cpu"), "{text}");
+    Ok(())
+}
