@@ -88,7 +88,9 @@ mod rehearsal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{EngineConfig, device};
     use super::*;
+    use tch::{Kind, Tensor};
 
     #[test]
     fn only_a_lack_of_memory_is_caught() {
@@ -96,5 +98,14 @@ mod tests {
         assert_eq!(spent(|| panic!("CUDA out of memory. Tried to allocate 2 GiB")), Err::<(), _>(Spent));
         let other = catch_unwind(|| spent(|| panic!("shapes do not match")));
         assert!(other.is_err(), "another panic goes on");
+    }
+
+    #[test]
+    fn what_the_devices_own_allocator_says_is_understood_and_the_device_goes_on() {
+        let device = device::open(&EngineConfig::tested().device).expect("the tested device opens");
+        let ask = |scalars: i64| spent(|| Tensor::zeros([scalars], (Kind::Float, device)).numel());
+        // More than any address space holds.
+        assert_eq!(ask(1 << 50), Err(Spent));
+        assert_eq!(ask(8), Ok(8));
     }
 }
