@@ -81,6 +81,10 @@ pub struct Uncertainty {
     pub information: Option<f32>,
     /// Whether one of the terms is an estimate from the direct answer.
     pub imputed: bool,
+    /// How far the answer moves when the image is hidden, where that was looked at.
+    pub image: Option<f32>,
+    /// What zooming into the image settles, which no label has to; below 0 where every zoom adds doubt.
+    pub zoom_gain: Option<f32>,
 }
 
 /// One planned sample handed to one annotator.

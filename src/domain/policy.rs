@@ -216,6 +216,7 @@ impl Policy {
             "must be above 0, at most 2",
         );
         check(unit(f.max_flips), "funnel.max_flips", "must be 0 to 1");
+        check(f.zooms <= 4, "funnel.zooms", "must be 0 to 4; 0 turns zooms off");
         found.extend(self.training.violations(prefix));
         found
     }
@@ -290,11 +291,24 @@ mod tests {
 
     #[test]
     fn a_funnel_has_its_ranges() {
-        let funnel = Funnel { members: 0, view_share: 1.1, chains: 1, temperature: 0.0, ..Funnel::default() };
+        let funnel = Funnel {
+            members: 0,
+            view_share: 1.1,
+            chains: 1,
+            temperature: 0.0,
+            zooms: 5,
+            ..Funnel::default()
+        };
         let policy = Policy { funnel, max_per_image: Some(0), ..Policy::default() };
         let fields: Vec<_> = policy.violations("").into_iter().map(|v| v.field).collect();
-        let expected =
-            ["max_per_image", "funnel.members", "funnel.view_share", "funnel.chains", "funnel.temperature"];
+        let expected = [
+            "max_per_image",
+            "funnel.members",
+            "funnel.view_share",
+            "funnel.chains",
+            "funnel.temperature",
+            "funnel.zooms",
+        ];
         assert_eq!(fields, expected);
     }
 

@@ -33,10 +33,14 @@ pub struct FunnelRun {
     pub views: u64,
     /// Samples reasoned about.
     pub chains: u64,
-    /// Views and wordings left out because they change what is asked.
+    /// Views, wordings and zooms left out because they change what is asked.
     pub dropped: Vec<Dropped>,
     /// Samples with a known answer that views and wordings were tried on.
     pub tried: u64,
+    /// Samples zoomed into.
+    pub zooms: u64,
+    /// Samples with a known answer that zooms were tried on.
+    pub zooms_tried: u64,
     /// Why a deeper phase was left out; empty where none was.
     pub skipped: String,
 }
@@ -53,6 +57,8 @@ impl Default for FunnelRun {
             chains: 0,
             dropped: Vec::new(),
             tried: 0,
+            zooms: 0,
+            zooms_tried: 0,
             skipped: String::new(),
         }
     }
@@ -66,12 +72,14 @@ pub enum Transform {
     View,
     /// The question was put in other words.
     Paraphrase,
+    /// A part of the image was shown enlarged.
+    Zoom,
 }
 
-/// A view or wording that changed too many right answers.
+/// A view, wording or zoom that changed too many right answers.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Dropped {
-    /// Which of the two.
+    /// Which of them.
     pub transform: Transform,
     /// Its place, from 1; place 0 is the sample as it is.
     pub index: u64,

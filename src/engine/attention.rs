@@ -37,7 +37,7 @@ pub(super) fn maps(scorer: &mut Scorer<'_>, question: &Question) -> Result<Vec<A
 }
 
 /// Weights of an image's visual tokens as a map of the image; `scale` patches make a token along each side of a grid.
-fn laid_out(cut: Cut, weights: &[f32], scale: usize) -> AttentionMap {
+pub(super) fn laid_out(cut: Cut, weights: &[f32], scale: usize) -> AttentionMap {
     let (rows, columns, mut cells) = match cut {
         Cut::Grid { rows, columns } => (rows / scale, columns / scale, weights.to_vec()),
         Cut::Tiles { rows, columns } => tiled(rows, columns, weights, cut.tiles()),

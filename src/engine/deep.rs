@@ -9,13 +9,11 @@
 use super::chains::{Chain, room};
 use super::memory;
 use super::prepare::{ANSWER_TOKENS, Picture, Question};
-use super::scoring::{Scorer, floats, packs, softmax};
+use super::scoring::{Scorer, packs, softmax};
 use super::sight::see;
-use super::{Deep, Depth, EngineError, ItemError};
+use super::{Beside, Deep, Depth, EngineError, ItemError};
 use crate::domain::label::normalise;
 use crate::model::{Generation, KvCache, Sampling, generate_from, score_answers_drawn};
-use rand::{SeedableRng, seq::SliceRandom};
-use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
 /// Answers of an open space that are told apart at most; what they leave is one class.
@@ -26,12 +24,12 @@ const ANSWERS: usize = 8;
 pub(super) struct Wordings(pub Vec<Question>);
 
 impl Wordings {
-    fn first(&self) -> &Question {
+    pub(super) fn first(&self) -> &Question {
         &self.0[0]
     }
 
     /// A number of its own for each question: by its tokens and pictures.
-    fn stream(&self) -> u64 {
+    pub(super) fn stream(&self) -> u64 {
         let words = self.first().prompt.iter().map(|&id| id as u64);
         let pictures = self.first().pictures.iter().flat_map(|p| p.key.iter().map(|&byte| u64::from(byte)));
         // FNV-1a, by whole numbers.
@@ -55,8 +53,18 @@ pub(super) struct Before {
     mask: Tensor,
     /// Which prefix each question's each wording goes on from.
     of: Vec<Vec<i64>>,
-    /// For each question and view: bool `[T]`, true where a token is hidden, and how many are.
-    hidden: Vec<Vec<Option<(Tensor, i64)>>>,
+    /// What each view of each question hides.
+    pub(super) hidden: Vec<Vec<Option<Hidden>>>,
+}
+
+/// Bool `[T]`, true where a token is hidden, and how many are.
+type Hidden = (Tensor, i64);
+
+impl Before {
+    /// T.
+    pub fn past(&self) -> usize {
+        self.mask.size()[1] as usize
+    }
 }
 
 impl Scorer<'_> {
@@ -85,8 +93,9 @@ impl Scorer<'_> {
     fn deepen(&mut self, batch: &[&Wordings], how: &Deep) -> memory::Each<Depth> {
         memory::rehearse(batch.len());
         let mut before = self.read_before(batch)?;
-        if how.views > 1 {
-            self.choose_views(batch, how, &mut before);
+        let looks = (how.views > 1 || how.beside).then(|| self.looks(batch, &before));
+        if let Some(looks) = looks.as_ref().filter(|_| how.views > 1) {
+            self.choose_views(batch, how, looks, &mut before);
         }
         let chains_per_cell = how.chains.max(1);
         let views = how.views.max(1);
@@ -111,6 +120,10 @@ impl Scorer<'_> {
             .collect();
         let answers = self.answer_space(batch, &before, &cells, &texts)?;
         let distributions = self.distributions(&before, &cells, &texts, &answers);
+        let mut beside = match looks.filter(|_| how.beside) {
+            Some(looks) => self.tell_beside(batch, views, &looks, &mut before, &answers),
+            None => vec![None; batch.len()],
+        };
         let mut cells = cells.iter().zip(distributions).zip(&chains).peekable();
         let mut depths = Vec::with_capacity(batch.len());
         for (question, wordings) in batch.iter().enumerate() {
@@ -128,8 +141,10 @@ impl Scorer<'_> {
                 probabilities,
                 parsed,
                 answers: answers[question].texts.clone(),
+                beside: beside[question].take(),
             };
-            let finite = depth.probabilities.iter().all(|p| p.is_finite());
+            let blind = depth.beside.iter().flat_map(|beside| &beside.blind);
+            let finite = depth.probabilities.iter().chain(blind).all(|p| p.is_finite());
             depths.push(if finite { Ok(depth) } else { Err(ItemError::NonFinite) });
         }
         Ok(depths)
@@ -165,47 +180,20 @@ impl Scorer<'_> {
         Ok(Before { cache, mask: inputs.mask, of, hidden: batch.iter().map(|_| Vec::new()).collect() })
     }
 
-    /// Decides what each further view hides: half, drawn at random, of the visual tokens that the question as it is looks
-    /// at least (mean over heads and the later half of the layers).
-    fn choose_views(&mut self, batch: &[&Wordings], how: &Deep, before: &mut Before) {
-        let first = |question| Cell { question, view: 0, wording: 0, chain: 0 };
-        let cells: Vec<Cell> = (0..batch.len()).map(first).collect();
+    fn tell_beside(
+        &mut self,
+        batch: &[&Wordings],
+        views: usize,
+        looks: &[Vec<f32>],
+        before: &mut Before,
+        answers: &[Answers],
+    ) -> Vec<Option<Beside>> {
+        let cells = self.without_images(batch, views, before);
         let texts: Vec<Vec<i64>> =
             batch.iter().map(|w| [w.suffix(0), self.preparer.mark()].concat()).collect();
-        let past = before.mask.size()[1];
-        let mut looks: Vec<Vec<f32>> = Vec::with_capacity(batch.len());
-        for range in self.chunks(before, &texts) {
-            let fed = self.prepare_rows(before, &cells[range.clone()], &texts[range]);
-            let Fed { mut cache, mask, embeds } = fed;
-            let (_, layers) = self.vlm.decode_looking(&embeds, &mask, Some(&mut cache));
-            let later = Tensor::stack(&layers[layers.len() / 2..], 0).mean_dim(0, false, Kind::Float);
-            let numbers = floats(&later.narrow(1, 0, past));
-            looks.extend(numbers.chunks(past as usize).map(<[f32]>::to_vec));
-        }
-        let image = self.vlm.config().image_token_id;
-        for (question, wordings) in batch.iter().enumerate() {
-            let prompt = &wordings.first().prompt[..wordings.first().text_from];
-            let shift = past as usize - prompt.len();
-            let mut visual: Vec<usize> =
-                (0..prompt.len()).filter(|&at| prompt[at] == image).map(|at| at + shift).collect();
-            let look = &looks[question];
-            visual.sort_by(|&a, &b| look[a].total_cmp(&look[b]).then(a.cmp(&b)));
-            visual.truncate(visual.len() / 2);
-            let views = (0..how.views).map(|view| {
-                let count = visual.len() / 2;
-                if view == 0 || count == 0 {
-                    return None;
-                }
-                let mut rng = ChaCha8Rng::seed_from_u64(how.seed ^ wordings.stream());
-                rng.set_stream(view as u64);
-                let mut drawn = visual.clone();
-                drawn.shuffle(&mut rng);
-                let mut hidden = vec![false; past as usize];
-                drawn[..count].iter().for_each(|&at| hidden[at] = true);
-                Some((Tensor::from_slice(&hidden).to_device(self.vlm.device()), count as i64))
-            });
-            before.hidden[question] = views.collect();
-        }
+        let blind = self.distributions(before, &cells, &texts, answers);
+        let maps = batch.iter().zip(looks).map(|(w, looks)| w.maps(looks, self.preparer));
+        blind.into_iter().zip(maps).map(|(blind, maps)| Some(Beside { blind, maps })).collect()
     }
 
     /// Samples a chain for every cell.
@@ -337,7 +325,7 @@ impl Scorer<'_> {
         (cache, mask, hidden.select(1, -1))
     }
 
-    fn prepare_rows(&self, before: &Before, cells: &[Cell], texts: &[Vec<i64>]) -> Fed {
+    pub(super) fn prepare_rows(&self, before: &Before, cells: &[Cell], texts: &[Vec<i64>]) -> Fed {
         let device = self.vlm.device();
         let rows: Vec<i64> = cells.iter().map(|cell| before.of[cell.question][cell.wording]).collect();
         let rows = Tensor::from_slice(&rows).to_device(device);
@@ -377,10 +365,10 @@ impl Wordings {
 }
 
 /// Rows about to be read.
-struct Fed {
-    cache: KvCache,
-    mask: Tensor,
-    embeds: Tensor,
+pub(super) struct Fed {
+    pub cache: KvCache,
+    pub mask: Tensor,
+    pub embeds: Tensor,
 }
 
 /// What a question's distributions are over.

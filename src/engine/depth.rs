@@ -2,7 +2,7 @@
 //!
 //! Invariant: as in `types`, everything is `Send` and owns its memory. Deliberately absent: nats, which callers take.
 
-use super::{Cost, ItemError, ScoreItem};
+use super::{AttentionMap, Cost, ItemError, ScoreItem, Window};
 
 /// One question to look into more deeply.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,8 @@ pub struct Deep {
     pub temperature: f64,
     /// Decides what views hide and what is sampled, with the question's own words.
     pub seed: u64,
+    /// Whether it is told too where the question looks, and what would be answered without the images.
+    pub beside: bool,
 }
 
 /// Answer distributions of one question under every view, wording and chain.
@@ -43,6 +45,28 @@ pub struct Depth {
     pub parsed: Vec<bool>,
     /// The answers that the classes stand for; in an open space without the last.
     pub answers: Vec<String>,
+    /// What is told beside, where that was asked for.
+    pub beside: Option<Beside>,
+}
+
+/// What is told beside the distributions of a look.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Beside {
+    /// `[C]`: the answer where every visual token is hidden, to the question as it is, without a chain.
+    pub blind: Vec<f32>,
+    /// Where the question as it is looks, one map per image.
+    pub maps: Vec<AttentionMap>,
+}
+
+/// A question about a part of one of its images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ZoomItem {
+    /// The question as it is.
+    pub item: ScoreItem,
+    /// Which of its images is zoomed into, from 0.
+    pub image: usize,
+    /// What is shown of it.
+    pub window: Window,
 }
 
 /// The answer to `Engine::look_deeper`.

@@ -157,7 +157,7 @@ impl Machine {
             return Err(EngineError::Invalid(text.to_owned()));
         };
         let (chains, temperature, seed) = (refinement.chains, refinement.temperature, own.seed());
-        let how = Deep { views: 1, chains, temperature, seed };
+        let how = Deep { views: 1, chains, temperature, seed, beside: false };
         let questions: Vec<&Wordings> = exercises.iter().map(|exercise| &exercise.wordings).collect();
         let written = self.scoring(Target::Fork(fork), |scorer| scorer.write(&questions, &how))?;
         Ok(written.into_iter().map(Result::unwrap_or_default).collect())

@@ -6,6 +6,7 @@
 
 mod admit;
 mod attention;
+mod beside;
 mod chains;
 mod check;
 mod command;
@@ -40,14 +41,15 @@ mod survey;
 mod teaching;
 mod thread;
 mod types;
+mod views;
 
 #[cfg(test)]
 mod tests;
 
-pub use crate::model::{Cut, Shares};
+pub use crate::model::{Cut, Shares, Window};
 pub use crate::training::batches::order as batch_order;
 pub use crate::training::objective::{Attention, Mixture, Objective, Refinement, RefinementKind};
-pub use depth::{Deep, DeepItem, DeepReply, Depth};
+pub use depth::{Beside, Deep, DeepItem, DeepReply, Depth, ZoomItem};
 pub use error::{EngineError, ItemError};
 pub use evaluate::{same_answer, summarise};
 pub use export::{Learnt, export};

@@ -5,7 +5,7 @@
 
 use super::deep::Wordings;
 use super::{DeepItem, ItemError, ScoreItem};
-use crate::model::{Config, Cut, ImageLimits, Pixels, Processor, Stops};
+use crate::model::{Config, Cut, ImageLimits, Pixels, Processor, Stops, Window};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -135,6 +135,11 @@ impl Preparer {
         Ok(self.paths(choices)?.iter().map(Vec::len).max().unwrap_or(1))
     }
 
+    /// Visual tokens of an image that is cut like this.
+    pub fn visual_tokens(&self, cut: Cut) -> usize {
+        self.processor.visual_tokens(cut)
+    }
+
     /// Whether a question about images cut like this can be asked, by the checks of `question` but for decoding.
     pub fn check(&self, images: &[Cut], question: &str, longest_choice: usize) -> Result<(), ItemError> {
         check_count(images.len())?;
@@ -150,8 +155,20 @@ impl Preparer {
         choices: &[String],
         album: &mut Album,
     ) -> Result<Question, ItemError> {
+        // Choices first: they are cheaper to refuse than images to decode.
+        self.paths(choices)?;
+        self.about(self.pictures(images, album)?, question, choices)
+    }
+
+    /// A question about pictures that are decoded.
+    pub(super) fn about(
+        &self,
+        pictures: Vec<Arc<Picture>>,
+        question: &str,
+        choices: &[String],
+    ) -> Result<Question, ItemError> {
         let paths = self.paths(choices)?;
-        let (pictures, prompt) = self.prompt(images, question, album)?;
+        let prompt = self.words(&pictures, question)?;
         let longest_path = paths.iter().map(Vec::len).max().unwrap_or(1);
         self.check_length(prompt.len() + self.mark.len() + longest_path)?;
         let text_from = prompt.iter().rposition(|&id| id == self.image_token).map_or(0, |at| at + 1);
@@ -185,27 +202,39 @@ impl Preparer {
         question: &str,
         album: &mut Album,
     ) -> Result<(Vec<Arc<Picture>>, Vec<i64>), ItemError> {
-        check_count(images.len())?;
-        let mut pictures = Vec::with_capacity(images.len());
-        for (index, image) in images.iter().enumerate() {
-            let key = Sha256::digest(image).into();
-            let picture = match album.get(&key) {
-                Some(picture) => picture.clone(),
-                None => {
-                    let pixels = self
-                        .processor
-                        .decode(image, &self.limits)
-                        .map_err(|e| ItemError::Image { index, reason: e.to_string() })?;
-                    let picture = Arc::new(Picture { key, pixels });
-                    album.insert(key, picture.clone());
-                    picture
-                }
-            };
-            pictures.push(picture);
-        }
-        let cuts: Vec<Cut> = pictures.iter().map(|picture| picture.pixels.cut).collect();
-        let prompt = self.processor.prompt_ids(question, &cuts).map_err(text_error)?;
+        let pictures = self.pictures(images, album)?;
+        let prompt = self.words(&pictures, question)?;
         Ok((pictures, prompt))
+    }
+
+    fn words(&self, pictures: &[Arc<Picture>], question: &str) -> Result<Vec<i64>, ItemError> {
+        let cuts: Vec<Cut> = pictures.iter().map(|picture| picture.pixels.cut).collect();
+        self.processor.prompt_ids(question, &cuts).map_err(text_error)
+    }
+
+    pub(super) fn pictures(
+        &self,
+        images: &[Bytes],
+        album: &mut Album,
+    ) -> Result<Vec<Arc<Picture>>, ItemError> {
+        check_count(images.len())?;
+        let decode = |image: &Bytes| self.processor.decode(image, &self.limits);
+        let each = images.iter().enumerate();
+        each.map(|(index, image)| pictured(album, Sha256::digest(image).into(), index, || decode(image)))
+            .collect()
+    }
+
+    /// What lies in a window of an image, named by both.
+    pub(super) fn window(
+        &self,
+        image: &Bytes,
+        index: usize,
+        window: Window,
+        album: &mut Album,
+    ) -> Result<Arc<Picture>, ItemError> {
+        let sides = window.iter().flat_map(|share| share.to_le_bytes()).collect::<Vec<u8>>();
+        let key = Sha256::new().chain_update(image).chain_update(sides).finalize().into();
+        pictured(album, key, index, || self.processor.decode_window(image, window, &self.limits))
     }
 
     /// Ids of a text from outside, with the space that parts it from what stands before.
@@ -235,6 +264,22 @@ impl Preparer {
         }
         Ok(())
     }
+}
+
+/// The picture called `key`, decoded unless the album has it.
+fn pictured(
+    album: &mut Album,
+    key: [u8; 32],
+    index: usize,
+    decode: impl FnOnce() -> Result<Pixels, crate::model::ModelError>,
+) -> Result<Arc<Picture>, ItemError> {
+    if let Some(picture) = album.get(&key) {
+        return Ok(picture.clone());
+    }
+    let pixels = decode().map_err(|e| ItemError::Image { index, reason: e.to_string() })?;
+    let picture = Arc::new(Picture { key, pixels });
+    album.insert(key, picture.clone());
+    Ok(picture)
 }
 
 fn check_count(images: usize) -> Result<(), ItemError> {

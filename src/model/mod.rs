@@ -51,7 +51,7 @@ pub use device::device;
 pub use error::ModelError;
 pub use folder::Checkpoint;
 pub use generate::{Ended, Generated, Generation, Sampling, generate, generate_from, greedy};
-pub use image::{Cut, ImageLimits, ImageProcessor, Pixels};
+pub use image::{Cut, ImageLimits, ImageProcessor, Pixels, Window};
 pub use inputs::Inputs;
 pub use joint::{Gaze, Pass, Replies};
 pub use layout::Shares;

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::config::Family;
-use super::{ChatTemplate, Config, Cut, ImageLimits, ImageProcessor, ModelError, Pixels, Tokenizer, files};
+use super::{
+    ChatTemplate, Config, Cut, ImageLimits, ImageProcessor, ModelError, Pixels, Tokenizer, Window, files,
+};
 
 /// Files of a folder that belong to the processor and are copied when a model is saved.
 const FILES: [&str; 10] = [
@@ -147,6 +149,16 @@ impl Processor {
     /// Decodes and prepares an image; see [`ImageProcessor::prepare`].
     pub fn decode(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Pixels, ModelError> {
         self.image.prepare(bytes, limits)
+    }
+
+    /// Decodes and prepares a part of an image; see [`ImageProcessor::prepare_window`].
+    pub fn decode_window(
+        &self,
+        bytes: &[u8],
+        window: Window,
+        limits: &ImageLimits,
+    ) -> Result<Pixels, ModelError> {
+        self.image.prepare_window(bytes, window, limits)
     }
 
     /// Ids of the prompt for a question about images cut like this, image tokens expanded, up to where the assistant

@@ -34,6 +34,9 @@ pub(super) struct Columns {
     pub visual: Vec<Option<f32>>,
     pub language: Vec<Option<f32>>,
     pub reasoning: Vec<Option<f32>>,
+    /// What the image tells, and what zooming into it settles; measured or not, never estimated.
+    pub image_nats: Vec<Option<f32>>,
+    pub zoom_gain: Vec<Option<f32>>,
     pub viewed: Vec<bool>,
     pub reasoned: Vec<bool>,
     /// Values that a client brought.
@@ -195,6 +198,8 @@ impl Columns {
         self.visual.push(row.visual);
         self.language.push(row.language);
         self.reasoning.push(row.reasoning);
+        self.image_nats.push(row.image_nats);
+        self.zoom_gain.push(row.zoom_gain);
         self.viewed.push(row.viewed);
         self.reasoned.push(row.reasoned);
         self.imported.push(row.value);
@@ -221,12 +226,13 @@ impl Columns {
         let of_family: Vec<f32> =
             self.names.iter().map(|name| learnability.get(name).map_or(1.0, |&rho| rho as f32)).collect();
         let rho: Vec<f32> = self.families.iter().map(|&family| of_family[family as usize]).collect();
+        let zoom_gain: Vec<f32> = self.zoom_gain.iter().map(|gain| gain.unwrap_or(0.0)).collect();
         let columns = value::Columns {
             visual: &visual,
             language: &language,
             reasoning: &reasoning,
             model: &self.model,
-            zoom_gain: None,
+            zoom_gain: Some(&zoom_gain),
             rho: &rho,
             cost_secs: None,
         };
@@ -253,6 +259,8 @@ impl Columns {
             model: Some(self.model[row]),
             information: Some(information.value[row]),
             imputed: measured.iter().any(Option::is_none),
+            image: self.image_nats[row],
+            zoom_gain: self.zoom_gain[row],
         }
     }
 }
@@ -308,6 +316,8 @@ pub(super) mod tests {
             visual: None,
             language: None,
             reasoning: None,
+            image_nats: None,
+            zoom_gain: None,
             viewed: false,
             reasoned: false,
             value: None,
@@ -345,6 +355,21 @@ pub(super) mod tests {
         let found = columns.information(&Weights { model: 2.0, ..Weights::default() }, &rho).expect("values");
         assert_eq!(found.value, [0.5 * (0.25 + 0.125 + 2.0 * 0.5), 3.0]);
         assert!(columns.uncertainty(&found, 1).imputed);
+    }
+
+    #[test]
+    fn what_a_zoom_settles_is_taken_off_the_visual_term_and_off_nothing_else() {
+        let seen = |zoom_gain| ScoreRow {
+            visual: Some(0.25),
+            language: Some(0.125),
+            zoom_gain: Some(zoom_gain),
+            ..row(0, "a", 0.5)
+        };
+        let columns = columns(vec![seen(0.125), seen(9.0), seen(-1.0)]);
+        let found = columns.information(&Weights::default(), &BTreeMap::new()).expect("values");
+        assert_eq!(found.value, [0.25, 0.125, 0.375]);
+        let told = columns.uncertainty(&found, 1);
+        assert_eq!((told.visual, told.zoom_gain), (Some(0.25), Some(9.0)), "the term as it was measured");
     }
 
     #[test]

@@ -13,11 +13,14 @@ use super::{
     preservation::Kept,
     score_round::Scoring,
     score_round::answer_space,
+    zoom,
 };
 use crate::{
     acquisition::{SelectError, funnel::closer, nested},
-    domain::{Error, Funnel, FunnelRun, Result, SampleId, job::Progress, label::normalise},
-    engine::{Deep, DeepItem, Depth, EngineError},
+    domain::{
+        Error, Funnel, FunnelRun, Result, SampleId, job::Progress, label::normalise, uncertainty::divergence,
+    },
+    engine::{Cost, Deep, DeepItem, Depth, EngineError},
     store::{Depths, Learnt, Scope, Tier},
 };
 
@@ -48,14 +51,20 @@ impl Service {
             run.reasoned_calibrated_on = before.reasoned_calibrated_on;
         }
         let kept = match before.filter(|before| before.tried > 0) {
-            Some(before) => Ok(Kept { dropped: before.dropped, tried: before.tried }),
+            Some(before) => {
+                Ok(Kept { dropped: before.dropped, tried: before.tried, zooms_tried: before.zooms_tried })
+            }
             None if left.is_empty() => Ok(Kept::default()),
             None => self.preserving(scoring, temperature).await?,
         };
         match kept {
             Ok(kept) => {
                 (run.dropped, run.tried) = (kept.dropped.clone(), kept.tried);
+                run.zooms_tried = kept.zooms_tried;
                 run.skipped = self.views(scoring, &columns, &left, &kept, temperature).await?;
+                if run.skipped.is_empty() {
+                    run.skipped = kept.untried(funnel.zooms).unwrap_or_default();
+                }
             }
             Err(reason) => run.skipped = reason,
         }
@@ -75,6 +84,7 @@ impl Service {
         let columns = self.read_columns(&scope, temperature, None).await?;
         run.scored = columns.len() as u64;
         run.views = columns.viewed.iter().filter(|&&viewed| viewed).count() as u64;
+        run.zooms = columns.zoom_gain.iter().flatten().count() as u64;
         run.chains = columns.reasoned.iter().filter(|&&reasoned| reasoned).count() as u64;
         if !run.skipped.is_empty() {
             tracing::info!(
@@ -94,21 +104,26 @@ impl Service {
         kept: &Kept,
         temperature: f64,
     ) -> Result<String, Interrupted> {
-        let how = Deep {
-            views: scoring.pool.policy.funnel.views as usize,
-            chains: 0,
-            temperature: scoring.pool.policy.funnel.temperature,
-            seed: scoring.round.seed as u64,
-        };
+        let how = scoring.views();
         let find = |depth: &Depth| {
             let p = tempered(&kept.of(depth), depth.classes, temperature as f32);
             let views = kept.views(depth.views);
             let design = nested::Design { views, paraphrases: depth.paraphrases, chains: 1 };
             nested::terms(&p, depth.classes, design, None, nested::Estimate::Jackknife).ok()
         };
-        let depths = |sample, depth: &Depth| {
+        let temperature = temperature as f32;
+        let depths = |sample, depth: &Depth, zoomed: Option<&[Vec<f32>]>| {
             let terms = find(depth)?;
-            Some(Depths { sample, visual: terms.visual, language: terms.language, reasoning: 0.0 })
+            let tempered = |p: &[f32]| tempered(&p[..depth.classes], depth.classes, temperature);
+            let image = |blind: &[f32]| divergence(&tempered(&depth.probabilities), &tempered(blind));
+            Some(Depths {
+                sample,
+                visual: terms.visual,
+                language: terms.language,
+                image: depth.beside.as_ref().map(|beside| image(&beside.blind)),
+                zoom_gain: zoom::gain(depth, zoomed.unwrap_or_default(), temperature),
+                reasoning: 0.0,
+            })
         };
         self.phase(scoring, "views", Tier::Views, columns, rows, how, Some(kept), depths).await
     }
@@ -127,15 +142,17 @@ impl Service {
             chains: funnel.chains as usize,
             temperature: funnel.temperature,
             seed: scoring.round.seed as u64,
+            beside: false,
         };
-        let depths = |sample, depth: &Depth| {
+        let depths = |sample, depth: &Depth, _: Option<&[Vec<f32>]>| {
             let design =
                 nested::Design { views: depth.views, paraphrases: depth.paraphrases, chains: depth.chains };
             let readable = Some(depth.parsed.as_slice());
             let p = tempered(&depth.probabilities, depth.classes, temperature as f32);
             let terms =
                 nested::terms(&p, depth.classes, design, readable, nested::Estimate::Jackknife).ok()?;
-            Some(Depths { sample, visual: 0.0, language: 0.0, reasoning: terms.reasoning? })
+            let reasoning = terms.reasoning?;
+            Some(Depths { sample, reasoning, visual: 0.0, language: 0.0, image: None, zoom_gain: None })
         };
         self.phase(scoring, "chains", Tier::Chains, columns, rows, how, None, depths).await
     }
@@ -151,9 +168,11 @@ impl Service {
         rows: &[usize],
         how: Deep,
         wordings: Option<&Kept>,
-        depths: impl Fn(SampleId, &Depth) -> Option<Depths>,
+        depths: impl Fn(SampleId, &Depth, Option<&[Vec<f32>]>) -> Option<Depths>,
     ) -> Result<String, Interrupted> {
         let Scoring { attempt, version, .. } = scoring;
+        let asked = scoring.pool.policy.funnel.zooms;
+        let zooms = wordings.map(|kept| kept.zooms(asked)).unwrap_or_default();
         let mut progress = Progress::of(name, 0, rows.len() as u64);
         for shard in rows.chunks(attempt.shard_size) {
             attempt.check()?;
@@ -162,8 +181,11 @@ impl Service {
                 Ok(found) => found,
                 Err(reason) => return Ok(format!("{name}: {reason}")),
             };
-            let found = ids.iter().zip(&found).filter_map(|(&id, depth)| depths(id, depth.as_ref()?));
-            let found: Vec<Depths> = found.collect();
+            let zoomed = self.zoomed(scoring, &ids, &found, &zooms).await?;
+            let each = ids.iter().zip(&found).zip(&zoomed);
+            let found: Vec<Depths> = each
+                .filter_map(|((&id, depth), zoomed)| depths(id, depth.as_ref()?, zoomed.as_deref()))
+                .collect();
             progress.done += ids.len() as u64;
             let (job, now) = (&attempt.job, self.now());
             self.store.insert_depths(job, version.id, tier, &found, &ids, &progress, now).await?;
@@ -209,12 +231,31 @@ impl Service {
             Ok(reply) => reply,
             Err(reason) => return Ok(Err(reason)),
         };
-        metrics::counter!("active_vlm_scored_tokens_total").increment(reply.cost.tokens);
-        metrics::counter!("active_vlm_scored_padded_tokens_total").increment(reply.cost.padded_tokens);
+        counted(&reply.cost);
         for (place, depth) in places.into_iter().zip(reply.items) {
             found[place] = depth.ok();
         }
         Ok(Ok(found))
+    }
+}
+
+/// Counts what scoring cost.
+pub(super) fn counted(cost: &Cost) {
+    metrics::counter!("active_vlm_scored_tokens_total").increment(cost.tokens);
+    metrics::counter!("active_vlm_scored_padded_tokens_total").increment(cost.padded_tokens);
+}
+
+impl Scoring<'_> {
+    /// How phase `views` looks.
+    pub(super) fn views(&self) -> Deep {
+        let funnel = &self.pool.policy.funnel;
+        Deep {
+            views: funnel.views as usize,
+            chains: 0,
+            temperature: funnel.temperature,
+            seed: self.round.seed as u64,
+            beside: true,
+        }
     }
 }
 

@@ -52,7 +52,9 @@ pub(super) fn lesson(answers: &[String], abstention: &str, taught: &[Taught]) ->
         });
         if one.before.arm == Arm::RandomControl {
             let (t, term) = (&one.terms, |nats: Option<f32>| nats.unwrap_or(0.0));
-            terms.push([term(t.visual), term(t.language), term(t.reasoning), term(t.model)]);
+            // What a zoom settles is not in the value either.
+            let visual = (term(t.visual) - term(t.zoom_gain).max(0.0)).max(0.0);
+            terms.push([visual, term(t.language), term(t.reasoning), term(t.model)]);
             realised.push(after.right.ln() - before.right.ln());
         }
     }

@@ -61,6 +61,7 @@ mod trainings;
 mod versions;
 mod wake_ups;
 pub mod watch_rounds;
+mod zoom;
 
 pub use crate::store::{LiveLease, Planned as PlannedSample};
 pub use clock::Clock;

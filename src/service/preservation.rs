@@ -1,7 +1,7 @@
-//! Whether views and wordings leave right answers right: what does not is another question, and left out.
+//! Whether views, wordings and zooms leave right answers right: what does not is another question, and left out.
 //!
-//! Tried on samples whose right answer is known and which the model has right as they are. Invariant: a view or wording
-//! is judged by its place, the same for all samples; it is left out of this round and named with its rate. Deliberately
+//! Tried on samples whose right answer is known and which the model has right as they are. Invariant: each is
+//! judged by its place, the same for all samples; it is left out of this round and named with its rate. Deliberately
 //! absent: open answer spaces, where nobody can tell a right answer from one that means the same.
 
 use super::{
@@ -10,10 +10,11 @@ use super::{
     columns::tempered,
     deeper::{reference_class, right_class},
     score_round::Scoring,
+    zoom::SIDES,
 };
 use crate::{
     domain::{Dropped, Sample, SampleId, Split, Transform},
-    engine::{Deep, Depth},
+    engine::Depth,
 };
 
 /// Samples tried on at most.
@@ -28,6 +29,8 @@ pub(super) struct Kept {
     pub dropped: Vec<Dropped>,
     /// Right answers tried on.
     pub tried: u64,
+    /// Right answers that zooms were tried on.
+    pub zooms_tried: u64,
 }
 
 impl Kept {
@@ -46,6 +49,22 @@ impl Kept {
         kept.map(|(_, wording)| wording.clone()).collect()
     }
 
+    /// The zooms that are kept of `asked`, as places in [`SIDES`]. A part of an image is not the image: it counts only where
+    /// it was tried on enough.
+    pub fn zooms(&self, asked: u32) -> Vec<usize> {
+        let tried = self.zooms_tried >= TRIED_MIN;
+        let all = 0..(asked as usize).min(SIDES.len());
+        all.filter(|&zoom| tried && self.keeps(Transform::Zoom, zoom + 1)).collect()
+    }
+
+    /// Why there are no zooms though some are asked for; none where they were tried.
+    pub fn untried(&self, asked: u32) -> Option<String> {
+        (asked > 0 && self.zooms_tried < TRIED_MIN).then(|| {
+            let found = self.zooms_tried;
+            format!("zooms: {found} right answers to try them on, and {TRIED_MIN} are needed")
+        })
+    }
+
     /// The probabilities of the views that are kept, `[views, Nq, C]`.
     pub fn of(&self, depth: &Depth) -> Vec<f32> {
         let wide = depth.paraphrases * depth.chains.max(1) * depth.classes;
@@ -59,11 +78,12 @@ impl Kept {
 struct Trials {
     views: Vec<(u64, u64)>,
     wordings: Vec<(u64, u64)>,
+    zooms: Vec<(u64, u64)>,
     right: u64,
 }
 
 impl Trials {
-    fn note(&mut self, depth: &Depth, right: usize) {
+    fn note(&mut self, depth: &Depth, zoomed: Option<&[Vec<f32>]>, right: usize) {
         let at = |view: usize, wording: usize| {
             let row = (view * depth.paraphrases + wording) * depth.chains.max(1) * depth.classes;
             best(&depth.probabilities[row..row + depth.classes])
@@ -74,10 +94,17 @@ impl Trials {
         self.right += 1;
         tally(&mut self.views, depth.views, |view| at(view, 0) != right);
         tally(&mut self.wordings, depth.paraphrases, |wording| at(0, wording) != right);
+        if let Some(zoomed) = zoomed {
+            tally(&mut self.zooms, 1 + zoomed.len(), |zoom| best(&zoomed[zoom - 1]) != right);
+        }
     }
 
     fn verdict(self, max_flips: f64) -> Kept {
-        let kinds = [(Transform::View, &self.views), (Transform::Paraphrase, &self.wordings)];
+        let kinds = [
+            (Transform::View, &self.views),
+            (Transform::Paraphrase, &self.wordings),
+            (Transform::Zoom, &self.zooms),
+        ];
         let all = kinds.into_iter().flat_map(|(transform, tries)| {
             tries.iter().enumerate().map(move |(index, &(tried, flips))| (transform, index, tried, flips))
         });
@@ -86,7 +113,8 @@ impl Trials {
             let drop = tried >= TRIED_MIN && flip_rate > max_flips;
             drop.then_some(Dropped { transform, index: index as u64, flip_rate, tried })
         });
-        Kept { dropped: dropped.collect(), tried: self.right }
+        let zooms_tried = self.zooms.first().map_or(0, |&(tried, _)| tried);
+        Kept { dropped: dropped.collect(), tried: self.right, zooms_tried }
     }
 }
 
@@ -105,7 +133,7 @@ fn best(p: &[f32]) -> usize {
 }
 
 impl Service {
-    /// Tries views and wordings on samples whose answer is known: the validation split, else what is labelled.
+    /// Tries views, wordings and zooms on samples whose answer is known: the validation split, else what is labelled.
     ///
     /// The inner error is why the engine cannot look so.
     pub(super) async fn preserving(
@@ -113,13 +141,8 @@ impl Service {
         scoring: &Scoring<'_>,
         temperature: f64,
     ) -> Result<Result<Kept, String>, Interrupted> {
-        let funnel = &scoring.pool.policy.funnel;
-        let how = Deep {
-            views: funnel.views as usize,
-            chains: 0,
-            temperature: funnel.temperature,
-            seed: scoring.round.seed as u64,
-        };
+        let (funnel, how) = (&scoring.pool.policy.funnel, scoring.views());
+        let zooms: Vec<usize> = (0..funnel.zooms as usize).collect();
         let (known, mut trials) = (self.known_answers(scoring).await?, Trials::default());
         for shard in known.chunks(scoring.attempt.shard_size) {
             scoring.attempt.check()?;
@@ -129,11 +152,12 @@ impl Service {
                 Ok(found) => found,
                 Err(reason) => return Ok(Err(reason)),
             };
-            for (&(_, right), depth) in shard.iter().zip(found) {
+            let zoomed = self.zoomed(scoring, &ids, &found, &zooms).await?;
+            for ((&(_, right), depth), zoomed) in shard.iter().zip(found).zip(zoomed) {
                 let Some(mut depth) = depth else { continue };
                 if right < depth.classes {
                     depth.probabilities = tempered(&depth.probabilities, depth.classes, temperature as f32);
-                    trials.note(&depth, right);
+                    trials.note(&depth, zoomed.as_deref(), right);
                 }
             }
         }
@@ -173,6 +197,7 @@ mod tests {
             probabilities,
             parsed: Vec::new(),
             answers: Vec::new(),
+            beside: None,
         }
     }
 
@@ -182,10 +207,10 @@ mod tests {
         for i in 0..40 {
             // The second wording flips one in ten, the third none; the other view flips one in forty.
             let (wording, view) = (if i % 10 == 0 { 0.2 } else { 0.8 }, if i == 3 { 0.1 } else { 0.9 });
-            trials.note(&depth([0.9, wording, 0.8, view, 0.1, 0.1]), 0);
+            trials.note(&depth([0.9, wording, 0.8, view, 0.1, 0.1]), None, 0);
         }
         // A sample the model has wrong says nothing.
-        trials.note(&depth([0.2, 0.2, 0.2, 0.2, 0.2, 0.2]), 0);
+        trials.note(&depth([0.2, 0.2, 0.2, 0.2, 0.2, 0.2]), None, 0);
         let kept = trials.verdict(0.05);
         let dropped = Dropped { transform: Transform::Paraphrase, index: 1, flip_rate: 0.1, tried: 40 };
         assert_eq!((kept.dropped.as_slice(), kept.tried), ([dropped].as_slice(), 40));
@@ -194,12 +219,38 @@ mod tests {
     }
 
     #[test]
+    fn zooms_count_where_enough_right_answers_stayed_right() {
+        let (right, wrong) = (vec![0.9, 0.1], vec![0.1, 0.9]);
+        let seen = depth([0.9, 0.9, 0.9, 0.9, 0.9, 0.9]);
+        let after = |right_answers: usize| {
+            let mut trials = Trials::default();
+            for i in 0..right_answers {
+                // The second zoom turns one in ten wrong.
+                let second = if i % 10 == 0 { &wrong } else { &right };
+                trials.note(&seen, Some(&[right.clone(), second.clone()]), 0);
+            }
+            // One that could not be zoomed into counts for the other kinds alone.
+            trials.note(&seen, None, 0);
+            trials.verdict(0.05)
+        };
+        let kept = after(40);
+        assert_eq!((kept.tried, kept.zooms_tried, kept.zooms(2)), (41, 40, vec![0]));
+        assert_eq!(kept.dropped[0].transform, Transform::Zoom);
+        assert_eq!((kept.zooms(0), kept.untried(2)), (vec![], None));
+        let few = after(19);
+        assert_eq!(few.zooms(2), Vec::<usize>::new());
+        assert!(
+            few.untried(2).is_some_and(|why| why.contains("19 right answers")) && few.untried(0).is_none()
+        );
+    }
+
+    #[test]
     fn a_dropped_view_is_left_out_of_what_was_seen_and_few_trials_drop_nothing() {
         let mut trials = Trials::default();
-        trials.note(&depth([0.9, 0.9, 0.9, 0.1, 0.9, 0.9]), 0);
+        trials.note(&depth([0.9, 0.9, 0.9, 0.1, 0.9, 0.9]), None, 0);
         assert_eq!(trials.verdict(0.05).dropped, []);
         let dropped = Dropped { transform: Transform::View, index: 1, flip_rate: 0.5, tried: 40 };
-        let kept = Kept { dropped: vec![dropped], tried: 40 };
+        let kept = Kept { dropped: vec![dropped], tried: 40, zooms_tried: 0 };
         assert_eq!(kept.of(&depth([0.5, 0.25, 0.75, 0.1, 0.1, 0.1])), [0.5, 0.5, 0.25, 0.75, 0.75, 0.25]);
         assert_eq!(kept.views(2), 1);
     }

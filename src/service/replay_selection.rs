@@ -119,6 +119,8 @@ fn difference(old: Option<&Planned>, new: Option<&PlanEntry>) -> Option<String> 
             u.reasoning,
             u.model,
             u.information,
+            u.image,
+            u.zoom_gain,
         ];
         terms.map(|number| number.map(f32::to_bits))
     };
@@ -133,6 +135,8 @@ fn difference(old: Option<&Planned>, new: Option<&PlanEntry>) -> Option<String> 
         "reasoning",
         "model",
         "information",
+        "image",
+        "zoom gain",
     ];
     let (a, b) = (numbers(old), numbers(new));
     let mut found: Vec<&str> = (0..names.len()).filter(|&i| a[i] != b[i]).map(|i| names[i]).collect();

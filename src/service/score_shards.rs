@@ -7,6 +7,7 @@
 use super::{
     Service,
     attempt::Interrupted,
+    deeper::counted,
     score_round::{Scoring, answer_space},
 };
 use crate::{
@@ -163,8 +164,7 @@ impl Service {
     async fn score_shard(&self, scoring: &Scoring<'_>, shard: &Shard) -> Result<ScoreReply, Interrupted> {
         let command = |model| self.engine.score(model, shard.items.clone());
         let reply = scoring.attempt.patiently(|| self.with_version(&scoring.version, command)).await?;
-        metrics::counter!("active_vlm_scored_tokens_total").increment(reply.cost.tokens);
-        metrics::counter!("active_vlm_scored_padded_tokens_total").increment(reply.cost.padded_tokens);
+        counted(&reply.cost);
         Ok(reply)
     }
 }

@@ -54,6 +54,8 @@ struct QueryRow {
     reasoning: Option<f32>,
     total: Option<f32>,
     imputed: bool,
+    image_nats: Option<f32>,
+    zoom_gain: Option<f32>,
     value: Option<f32>,
     coverage_gain: Option<f32>,
     prelabel: Option<String>,
@@ -71,6 +73,8 @@ impl QueryRow {
             model: self.model,
             information: self.total,
             imputed: self.imputed,
+            image: self.image_nats,
+            zoom_gain: self.zoom_gain,
         });
         Ok(Query {
             sample: self.sample,
@@ -101,7 +105,7 @@ pub(super) async fn pick(
     let rows = sqlx::query!(
         r#"SELECT s.sample_id, s.slot, s.round_id AS "round_id!", s.rank, m.extra_labels, m.name, m.image_keys, m.question, m.choices,
                r.number AS round, i.arm, i.propensity, i.entropy, i.margin, i.model, i.visual, i.language,
-               i.reasoning, i.total, i.imputed, i.value, i.coverage_gain, i.prelabel, v.number AS version,
+               i.reasoning, i.total, i.imputed, i.image_nats, i.zoom_gain, i.value, i.coverage_gain, i.prelabel, v.number AS version,
                ARRAY(SELECT k.annotator FROM skips k WHERE k.sample_id = s.sample_id) AS "skipped!",
                ARRAY(SELECT COALESCE(o.annotator, (SELECT l.annotator FROM leases l WHERE l.id = o.lease_id))
                      FROM slots o WHERE o.sample_id = s.sample_id AND o.slot <> s.slot
@@ -156,6 +160,8 @@ pub(super) async fn pick(
                 reasoning: r.reasoning,
                 total: r.total,
                 imputed: r.imputed,
+                image_nats: r.image_nats,
+                zoom_gain: r.zoom_gain,
                 value: r.value,
                 coverage_gain: r.coverage_gain,
                 prelabel: r.prelabel,
@@ -179,8 +185,8 @@ pub(super) async fn read_queries(
     let rows = sqlx::query_as!(
         QueryRow,
         r#"SELECT m.name AS sample, m.image_keys, m.question, m.choices, i.rank, r.number AS round, i.arm, i.propensity,
-               i.entropy, i.margin, i.model, i.visual, i.language, i.reasoning, i.total, i.imputed, i.value,
-               i.coverage_gain, i.prelabel, v.number AS version
+               i.entropy, i.margin, i.model, i.visual, i.language, i.reasoning, i.total, i.imputed, i.image_nats,
+               i.zoom_gain, i.value, i.coverage_gain, i.prelabel, v.number AS version
            FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS q(sample, round, n)
            JOIN samples m ON m.id = q.sample
            JOIN plan_items i ON i.round_id = q.round AND i.sample_id = q.sample

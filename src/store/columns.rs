@@ -68,6 +68,10 @@ pub struct ScoreRow {
     pub language: Option<f32>,
     /// What it owes to the reasoning, nats.
     pub reasoning: Option<f32>,
+    /// How far it moves when the image is hidden, nats.
+    pub image_nats: Option<f32>,
+    /// What zooming settles, nats.
+    pub zoom_gain: Option<f32>,
     /// Whether views and wordings were tried, well or badly.
     pub viewed: bool,
     /// Whether chains were tried.
@@ -150,6 +154,8 @@ impl Store {
                c.entropy AS "entropy!", c.margin AS "margin!", c.model,
                CASE WHEN c.views_shard <= $4 THEN c.visual END AS visual,
                CASE WHEN c.views_shard <= $4 THEN c.language END AS language,
+               CASE WHEN c.views_shard <= $4 THEN c.image_nats END AS image_nats,
+               CASE WHEN c.views_shard <= $4 THEN c.zoom_gain END AS zoom_gain,
                CASE WHEN c.chains_shard <= $4 THEN c.reasoning END AS reasoning,
                COALESCE(c.views_shard <= $4, false) AS "viewed!", COALESCE(c.chains_shard <= $4, false) AS "reasoned!",
                c.value, c.imported, c.members,
@@ -182,6 +188,8 @@ impl Store {
                 model: r.model,
                 visual: r.visual,
                 language: r.language,
+                image_nats: r.image_nats,
+                zoom_gain: r.zoom_gain,
                 reasoning: r.reasoning,
                 viewed: r.viewed,
                 reasoned: r.reasoned,

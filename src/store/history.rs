@@ -134,7 +134,7 @@ impl Store {
             r#"SELECT l.sample_id AS "sample_id!", s.group_name, s.choices, i.arm, l.normalised AS "normalised!",
                b.members, b.probabilities AS "probabilities!", a.members AS after_members,
                a.probabilities AS "after!", i.entropy AS "entropy!", i.margin AS "margin!", i.model, i.visual, i.language,
-               i.reasoning, i.total, i.imputed, i.bandit_arm, r.number AS round
+               i.reasoning, i.total, i.imputed, i.image_nats, i.zoom_gain, i.bandit_arm, r.number AS round
                FROM (SELECT DISTINCT ON (sample_id) sample_id, id, round_id, normalised FROM labels
                      WHERE pool_id = $1 AND kind = 'ANSWER' AND created_at <= $3 ORDER BY sample_id, id) l
                JOIN samples s ON s.id = l.sample_id
@@ -176,6 +176,8 @@ impl Store {
                     model: r.model,
                     information: r.total,
                     imputed: r.imputed,
+                    image: r.image_nats,
+                    zoom_gain: r.zoom_gain,
                 };
                 let after_members = r.after_members.unwrap_or(1).max(1) as usize;
                 let bandit_arm = r.bandit_arm.as_deref().map(text::parse).transpose()?;

@@ -57,6 +57,8 @@ struct PlannedRow {
     reasoning: Option<f32>,
     total: Option<f32>,
     imputed: bool,
+    image_nats: Option<f32>,
+    zoom_gain: Option<f32>,
 }
 
 impl PlannedRow {
@@ -70,6 +72,8 @@ impl PlannedRow {
             model: self.model,
             information: self.total,
             imputed: self.imputed,
+            image: self.image_nats,
+            zoom_gain: self.zoom_gain,
         });
         let entry = PlanEntry {
             sample: SampleId(self.sample_id),
@@ -105,7 +109,7 @@ impl Store {
         let rows = sqlx::query_as!(
             PlannedRow,
             "SELECT i.rank, s.name, i.sample_id, i.arm, i.bandit_arm, i.propensity, i.value, i.coverage_gain, i.entropy, i.margin, i.model,
-                    i.visual, i.language, i.reasoning, i.total, i.imputed
+                    i.visual, i.language, i.reasoning, i.total, i.imputed, i.image_nats, i.zoom_gain
              FROM plan_items i JOIN samples s ON s.id = i.sample_id
              WHERE i.round_id = $1 AND i.rank >= $2 AND i.rank < $3 ORDER BY i.rank",
             round.0,
@@ -310,13 +314,15 @@ async fn insert_items(conn: &mut sqlx::PgConnection, plan: &NewPlan) -> Result<i
     let imputed: Vec<bool> = items.iter().map(|i| i.uncertainty.is_some_and(|u| u.imputed)).collect();
     sqlx::query!(
         "INSERT INTO plan_items (round_id, rank, prelabel, version_id, sample_id, arm, propensity, value, coverage_gain,
-                                 entropy, margin, model, visual, language, reasoning, total, imputed, bandit_arm)
+                                 entropy, margin, model, visual, language, reasoning, total, imputed, bandit_arm, image_nats, zoom_gain)
          SELECT $1, $2 + n.i - 1, c.best_answer, $3, n.sample, n.arm, n.propensity, n.value, n.gain, n.entropy, n.margin,
-                n.model, n.visual, n.language, n.reasoning, n.total, n.imputed, n.bandit_arm
+                n.model, n.visual, n.language, n.reasoning, n.total, n.imputed, n.bandit_arm, n.image_nats,
+                n.zoom_gain
          FROM unnest($4::uuid[], $5::text[], $6::real[], $7::real[], $8::real[], $9::real[], $10::real[], $11::real[],
-                     $12::real[], $13::real[], $14::real[], $15::real[], $16::boolean[], $17::text[]) WITH ORDINALITY
+                     $12::real[], $13::real[], $14::real[], $15::real[], $16::boolean[], $17::text[], $18::real[], $19::real[])
+                  WITH ORDINALITY
                   AS n(sample, arm, propensity, value, gain, entropy, margin, model, visual, language, reasoning, total,
-                       imputed, bandit_arm, i)
+                       imputed, bandit_arm, image_nats, zoom_gain, i)
          LEFT JOIN scores c ON c.version_id = $3 AND c.sample_id = n.sample
          ON CONFLICT (round_id, sample_id) DO NOTHING",
         plan.round.0,
@@ -335,7 +341,9 @@ async fn insert_items(conn: &mut sqlx::PgConnection, plan: &NewPlan) -> Result<i
         &term(|u| u.reasoning) as _,
         &term(|u| u.information) as _,
         &imputed,
-        &items.iter().map(|i| i.bandit_arm.as_ref().map(text::of)).collect::<Vec<_>>() as _
+        &items.iter().map(|i| i.bandit_arm.as_ref().map(text::of)).collect::<Vec<_>>() as _,
+        &term(|u| u.image) as _,
+        &term(|u| u.zoom_gain) as _
     )
     .execute(conn)
     .await?;

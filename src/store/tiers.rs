@@ -25,6 +25,10 @@ pub struct Depths {
     pub visual: f32,
     /// What it owes to the wording; of `Tier::Views`.
     pub language: f32,
+    /// How far it moves when the image is hidden; of `Tier::Views`.
+    pub image: Option<f32>,
+    /// What zooming settles; of `Tier::Views`.
+    pub zoom_gain: Option<f32>,
     /// What it owes to the reasoning; of `Tier::Chains`.
     pub reasoning: f32,
 }
@@ -45,6 +49,7 @@ impl Store {
     ) -> Result<()> {
         let now = micros(now);
         let column = |f: fn(&Depths) -> f32| -> Vec<f32> { found.iter().map(f).collect() };
+        let maybe = |f: fn(&Depths) -> Option<f32>| -> Vec<Option<f32>> { found.iter().map(f).collect() };
         let ids: Vec<Uuid> = found.iter().map(|d| d.sample.0).collect();
         let seen: Vec<Uuid> = seen.iter().map(|id| id.0).collect();
         let mut tx = self.pool.begin().await?;
@@ -56,16 +61,20 @@ impl Store {
         };
         let written = match tier {
             Tier::Views => sqlx::query!(
-                "UPDATE scores c SET views_shard = $2, tier = GREATEST(c.tier, 1), visual = n.visual, language = n.language
-                 FROM (SELECT o.id, f.visual, f.language FROM unnest($3::uuid[]) AS o(id)
-                       LEFT JOIN unnest($4::uuid[], $5::real[], $6::real[]) AS f(id, visual, language) ON f.id = o.id) n
+                "UPDATE scores c SET views_shard = $2, tier = GREATEST(c.tier, 1), visual = n.visual, language = n.language,
+                        image_nats = n.image_nats, zoom_gain = n.zoom_gain
+                 FROM (SELECT o.id, f.visual, f.language, f.image_nats, f.zoom_gain FROM unnest($3::uuid[]) AS o(id)
+                       LEFT JOIN unnest($4::uuid[], $5::real[], $6::real[], $7::real[], $8::real[])
+                                 AS f(id, visual, language, image_nats, zoom_gain) ON f.id = o.id) n
                  WHERE c.version_id = $1 AND c.sample_id = n.id AND c.views_shard IS NULL AND c.error IS NULL",
                 version.0,
                 shard,
                 &seen,
                 &ids,
                 &column(|d| d.visual),
-                &column(|d| d.language)
+                &column(|d| d.language),
+                &maybe(|d| d.image) as _,
+                &maybe(|d| d.zoom_gain) as _
             )
             .execute(&mut *tx)
             .await?,

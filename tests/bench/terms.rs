@@ -14,7 +14,7 @@ const APART: usize = 20;
 /// chains.
 const VIEWED: usize = POOL / 5;
 const CHAINED: usize = 120;
-const HOW: Deep = Deep { views: 3, chains: 8, temperature: 0.9, seed: 1 };
+const HOW: Deep = Deep { views: 3, chains: 8, temperature: 0.9, seed: 1, beside: false };
 /// Other wordings of a question.
 const WORDINGS: [&str; 2] = ["Look at the board.", "Say it."];
 
@@ -28,12 +28,12 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
         .map(|s| ScoreItem { images: vec![s.image_png.into()], question: s.question, choices: s.choices })
         .collect();
     let warm = pool[..APART].iter().map(worded).collect();
-    engine.look_deeper(None, warm, Deep { chains: 0, ..HOW }).await?;
+    engine.look_deeper(None, warm, Deep { chains: 0, beside: true, ..HOW }).await?;
 
     let start = Instant::now();
     let mut cost = engine.score(None, pool.clone()).await?.cost;
     let viewed = pool[..VIEWED].iter().map(worded).collect();
-    cost += engine.look_deeper(None, viewed, Deep { chains: 0, ..HOW }).await?.cost;
+    cost += engine.look_deeper(None, viewed, Deep { chains: 0, beside: true, ..HOW }).await?.cost;
     let chained = pool[..CHAINED].iter().map(|item| DeepItem { item: item.clone(), paraphrases: Vec::new() });
     cost += engine.look_deeper(None, chained.collect(), Deep { views: 1, ..HOW }).await?.cost;
     let (seconds, tokens) = (start.elapsed().as_secs_f64(), cost.padded_tokens as f64);

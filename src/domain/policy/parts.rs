@@ -117,8 +117,10 @@ pub struct Funnel {
     pub chains: u32,
     /// Temperature at which chains are sampled.
     pub temperature: f64,
-    /// Share of right answers that a view or wording may turn wrong before it counts as another question.
+    /// Share of right answers that a view, wording or zoom may turn wrong before it counts as another question.
     pub max_flips: f64,
+    /// Parts of the image that are shown enlarged to each sample seen in several views; 0 for none.
+    pub zooms: u32,
 }
 
 impl Default for Funnel {
@@ -132,6 +134,7 @@ impl Default for Funnel {
             chains: 8,
             temperature: 0.9,
             max_flips: 0.05,
+            zooms: 0,
         }
     }
 }

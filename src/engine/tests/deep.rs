@@ -3,7 +3,7 @@
 use super::*;
 
 fn deep(views: usize, chains: usize, temperature: f64) -> Deep {
-    Deep { views, chains, temperature, seed: 4 }
+    Deep { views, chains, temperature, seed: 4, beside: false }
 }
 
 fn worded(item: ScoreItem, paraphrases: &[&str]) -> DeepItem {
@@ -58,6 +58,51 @@ async fn wordings_are_what_scoring_says_of_each_and_views_hide_something() {
         let alone = look(&engine, vec![item], deep(3, 0, 0.0)).await;
         assert_same(&alone[0].probabilities, &depth.probabilities, 2e-5, family);
     }
+}
+
+#[tokio::test]
+async fn what_is_told_beside_changes_nothing_and_blind_means_that_no_image_counts() {
+    for family in families::FAMILIES {
+        let engine = families::engine_of(family).await;
+        let item = |shade| worded(ask(shade, "how many?", &["1", "10", "2"]), &["count"]);
+        let items = || vec![item(9), item(200), worded(ask(9, "is there any?", &["yes", "no"]), &[])];
+        let how = deep(3, 0, 0.0);
+        let plain = look(&engine, items(), how).await;
+        let told = look(&engine, items(), Deep { beside: true, ..how }).await;
+        for (plain, told) in plain.iter().zip(&told) {
+            assert_same(&plain.probabilities, &told.probabilities, 2e-5, family);
+            let beside = told.beside.as_ref().unwrap();
+            assert!((beside.blind.iter().sum::<f32>() - 1.0).abs() < 1e-5 && plain.beside.is_none());
+            let map = &beside.maps[0];
+            assert!((map.weights.iter().sum::<f32>() - 1.0).abs() < 1e-4 && map.mass > 0.0, "{family}");
+        }
+        let blind = |at: usize| told[at].beside.as_ref().unwrap().blind.as_slice();
+        assert_same(blind(0), blind(1), 2e-5, "two images, neither of which is seen");
+        let (one, other) = (&told[0].probabilities[..3], &told[1].probabilities[..3]);
+        assert!(one.iter().zip(other).any(|(a, b)| (a - b).abs() > 1e-4), "{family}: seen, they differ");
+        let alone = look(&engine, vec![item(9)], Deep { views: 1, beside: true, ..how }).await;
+        assert_same(&alone[0].beside.as_ref().unwrap().blind, blind(0), 2e-5, "one view, alone");
+    }
+}
+
+#[tokio::test]
+async fn a_zoom_is_the_question_about_that_part_as_an_image_of_its_own() {
+    let engine = engine().await;
+    let whole = ask(9, "how many?", &["1", "10", "2"]);
+    let window = [0.5, 0.0, 1.0, 0.5];
+    let picture = ::image::load_from_memory(&whole.images[0]).unwrap().crop_imm(16, 0, 16, 16);
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ::image::ImageFormat::Png).unwrap();
+    let part = ScoreItem { images: vec![bytes.into_inner().into()], ..whole.clone() };
+    let zoom = |image, window| ZoomItem { item: whole.clone(), image, window };
+    let items = vec![zoom(0, window), zoom(1, window), zoom(0, [0.0; 4]), zoom(0, [0.0, 0.0, 1.0, 1.0])];
+    let zoomed = engine.zoom(None, items).await.unwrap().scores;
+    let plain = engine.score(None, vec![part, whole]).await.unwrap().scores;
+    let p = |score: &Result<Score, ItemError>| score.as_ref().unwrap().probabilities.clone();
+    assert_same(&p(&zoomed[0]), &p(&plain[0]), 2e-5, "the part");
+    assert_same(&p(&zoomed[3]), &p(&plain[1]), 2e-5, "all of it");
+    assert!(matches!(&zoomed[1], Err(ItemError::Image { index: 1, reason }) if reason.contains("1 images")));
+    assert!(matches!(&zoomed[2], Err(ItemError::Image { index: 0, .. })));
 }
 
 #[tokio::test]

@@ -76,6 +76,7 @@ pub(super) fn from_wire(check: &mut Check, prefix: &str, wire: &pb::Policy) -> P
             chains: funnel.chains.unwrap_or(usual.funnel.chains),
             temperature: funnel.temperature.unwrap_or(usual.funnel.temperature),
             max_flips: funnel.max_flips.unwrap_or(usual.funnel.max_flips),
+            zooms: funnel.zooms.unwrap_or(usual.funnel.zooms),
         },
         use_imported: wire.use_imported.unwrap_or(usual.use_imported),
     };
@@ -141,6 +142,7 @@ pub(super) fn to_wire(policy: &Policy) -> pb::Policy {
             chains: Some(policy.funnel.chains),
             temperature: Some(policy.funnel.temperature),
             max_flips: Some(policy.funnel.max_flips),
+            zooms: Some(policy.funnel.zooms),
         }),
         use_imported: Some(policy.use_imported),
     }

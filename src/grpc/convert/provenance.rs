@@ -33,6 +33,8 @@ fn funnel(run: &FunnelRun) -> pb::FunnelAccount {
         dropped: run.dropped.iter().map(dropped).collect(),
         tried_count: count(run.tried),
         skipped: run.skipped.clone(),
+        zoom_count: count(run.zooms),
+        zoom_tried_count: count(run.zooms_tried),
     }
 }
 
@@ -40,6 +42,7 @@ fn dropped(dropped: &Dropped) -> pb::DroppedTransform {
     let kind = match dropped.transform {
         Transform::View => pb::dropped_transform::Kind::View,
         Transform::Paraphrase => pb::dropped_transform::Kind::Paraphrase,
+        Transform::Zoom => pb::dropped_transform::Kind::Zoom,
     };
     pb::DroppedTransform {
         kind: kind.into(),

@@ -146,6 +146,8 @@ pub(super) fn uncertainty(u: Uncertainty) -> pb::Uncertainty {
         model: u.model,
         information: u.information,
         imputed: u.imputed,
+        image: u.image,
+        zoom_gain: u.zoom_gain,
     }
 }
 

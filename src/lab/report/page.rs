@@ -69,7 +69,9 @@ fn section(results: &Results) -> String {
             &format!("Every examination at {last} labels: answers alone, and points more or less than that"),
             tables::gains(results, last),
         );
-        part("The same by family of the balanced examination", tables::family_gains(results, last));
+        let by_family = |way| tables::family_gains(results, last, way);
+        part("The same by family of the balanced examination", by_family("as_taught"));
+        part("The same weights by family, all answering at once", by_family("direct"));
         part(&format!("Where models look at {last} labels"), tables::looks(results, last));
         part(&format!("Reliability at {last} labels"), tables::reliability(results, last));
         part(&format!("Reasonings of the model's own at {last} labels"), tables::chains(results, last));

@@ -126,9 +126,9 @@ pub fn gains(results: &Results, labels: usize) -> String {
     compared(results, labels, results.metric(), &exams)
 }
 
-/// The same for every family of the balanced examination.
-pub fn family_gains(results: &Results, labels: usize) -> String {
-    let metric = "family_accuracy_as_taught";
+/// The same for every family of the balanced examination, by answers given as `way` says: as taught, or directly.
+pub fn family_gains(results: &Results, labels: usize, way: &str) -> String {
+    let metric = &format!("family_accuracy_{way}");
     compared(results, labels, metric, &results.groups(metric))
 }
 

@@ -228,8 +228,13 @@ impl Candidates<'_> {
         spent: &mut Spent,
     ) -> anyhow::Result<Terms> {
         let funnel = Funnel::default();
-        let how =
-            Deep { views: funnel.views as usize, chains: 0, temperature: funnel.temperature, seed: at.seed };
+        let how = Deep {
+            views: funnel.views as usize,
+            chains: 0,
+            temperature: funnel.temperature,
+            seed: at.seed,
+            beside: false,
+        };
         let (mut visual, mut language) = (vec![None; open.len()], vec![None; open.len()]);
         for (row, depth) in self.look(open, &tiers.viewed, how, spent).await? {
             let design = nested::Design { views: depth.views, paraphrases: depth.paraphrases, chains: 1 };
@@ -265,8 +270,13 @@ impl Candidates<'_> {
         spent: &mut Spent,
     ) -> anyhow::Result<Vec<f32>> {
         let tiers = Funnel::default();
-        let how =
-            Deep { views: 1, chains: tiers.chains as usize, temperature: tiers.temperature, seed: at.seed };
+        let how = Deep {
+            views: 1,
+            chains: tiers.chains as usize,
+            temperature: tiers.temperature,
+            seed: at.seed,
+            beside: false,
+        };
         let mut reasoning = vec![None; open.len()];
         for (row, depth) in self.look(open, chained, how, spent).await? {
             let design = nested::Design { views: 1, paraphrases: 1, chains: depth.chains };

@@ -179,12 +179,53 @@ impl ImageProcessor {
     ///
     /// Errors: not a PNG, JPEG or WebP; damaged; more bytes or pixels than the limits.
     pub fn prepare(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Pixels, ModelError> {
+        self.cut_up(decode::decode(bytes, limits)?)
+    }
+
+    /// Decodes an image and prepares what lies in `window` of it: left, top, right and bottom as shares of the upright
+    /// picture's sides. It is widened to whole pixels, and to one at least.
+    ///
+    /// Errors: as [`ImageProcessor::prepare`]; a window that is not within the picture.
+    pub fn prepare_window(
+        &self,
+        bytes: &[u8],
+        window: Window,
+        limits: &ImageLimits,
+    ) -> Result<Pixels, ModelError> {
         let image = decode::decode(bytes, limits)?;
+        let [x, y, width, height] = pixels_of(window, image.width(), image.height())?;
+        self.cut_up(image::imageops::crop_imm(&image, x, y, width, height).to_image())
+    }
+
+    fn cut_up(&self, image: RgbImage) -> Result<Pixels, ModelError> {
         match &self.0 {
             Kind::Tiles(own) => own.prepare(image),
             Kind::Patches(own) => own.prepare(image),
         }
     }
+}
+
+/// Part of a picture: left, top, right and bottom as shares of its sides, in [0, 1].
+pub type Window = [f32; 4];
+
+/// Left, top, width and height in pixels of a window of a picture of `width` x `height`.
+fn pixels_of(window: Window, width: u32, height: u32) -> Result<[u32; 4], ModelError> {
+    let [left, top, right, bottom] = window;
+    let inside = window.iter().all(|share| (0.0..=1.0).contains(share));
+    if !inside || left >= right || top >= bottom {
+        let what = format!("the window {window:?} is not a part of the image");
+        return Err(ModelError::image(
+            what,
+            "give left, top, right and bottom as shares in [0, 1], in order",
+        ));
+    }
+    let span = |from: f32, to: f32, side: u32| {
+        let first = ((from * side as f32).floor() as u32).min(side - 1);
+        let end = ((to * side as f32).ceil() as u32).clamp(first + 1, side);
+        (first, end - first)
+    };
+    let ((x, wide), (y, high)) = (span(left, right, width), span(top, bottom, height));
+    Ok([x, y, wide, high])
 }
 
 /// Pixels of a picture that is being prepared at most, whatever its file or the processor's ask for.
@@ -222,6 +263,27 @@ mod tests {
     fn processor(json: serde_json::Value) -> ImageProcessor {
         ImageProcessor::from_json(Path::new("preprocessor_config.json"), Family::SmolVlm, json)
             .expect("valid")
+    }
+
+    #[test]
+    fn a_window_is_whole_pixels_and_what_lies_in_it_is_what_is_prepared() {
+        assert_eq!(pixels_of([0.0, 0.0, 1.0, 1.0], 7, 5).expect("all of it"), [0, 0, 7, 5]);
+        assert_eq!(pixels_of([0.5, 0.25, 1.0, 0.5], 8, 8).expect("a part"), [4, 2, 4, 2]);
+        assert_eq!(pixels_of([0.9, 0.0, 0.91, 1.0], 3, 1).expect("a sliver"), [2, 0, 1, 1]);
+        for bad in [[0.5, 0.0, 0.5, 1.0], [0.0, -0.1, 1.0, 1.0], [0.0, 0.0, f32::NAN, 1.0]] {
+            let error = pixels_of(bad, 8, 8).expect_err("no part").to_string();
+            assert!(error.contains("shares in [0, 1]"), "{error}");
+        }
+        let whole = RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * 4) as u8, (y * 4) as u8, 9]));
+        let part = image::imageops::crop_imm(&whole, 32, 16, 16, 32).to_image();
+        let png = |image: &RgbImage| {
+            let mut bytes = Cursor::new(Vec::new());
+            image.write_to(&mut bytes, ImageFormat::Png).expect("memory");
+            bytes.into_inner()
+        };
+        let limits = ImageLimits::default();
+        let window = small().prepare_window(&png(&whole), [0.5, 0.25, 0.75, 0.75], &limits).expect("a part");
+        assert_eq!(window, small().prepare(&png(&part), &limits).expect("a picture"));
     }
 
     fn small() -> ImageProcessor {

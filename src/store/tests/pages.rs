@@ -90,7 +90,7 @@ async fn figures_are_counted_from_the_tables(db: PgPool) {
 #[sqlx::test(migrations = false)]
 async fn a_fresh_database_is_brought_up_to_date(db: PgPool) {
     let store = Store::from_pool(db);
-    assert_eq!(store.pending_migrations().await.unwrap().len(), 25);
+    assert_eq!(store.pending_migrations().await.unwrap().len(), 26);
     store.migrate().await.unwrap();
     assert!(store.pending_migrations().await.unwrap().is_empty());
     store.ping().await.unwrap();

@@ -12,7 +12,14 @@ async fn scoring(world: &World) -> (Job, VersionId, Vec<Sample>) {
 }
 
 fn depths(sample: &Sample, nats: f32) -> Depths {
-    Depths { sample: sample.id, visual: nats, language: nats / 2.0, reasoning: nats / 4.0 }
+    Depths {
+        sample: sample.id,
+        visual: nats,
+        language: nats / 2.0,
+        image: Some(nats * 4.0),
+        zoom_gain: (nats > 0.25).then_some(nats / 8.0),
+        reasoning: nats / 4.0,
+    }
 }
 
 fn scope(world: &World, version: VersionId, watermark: i64) -> Scope {
@@ -106,7 +113,11 @@ async fn a_deeper_term_is_written_once_and_seen_from_its_shard_on(db: PgPool) {
         .unwrap();
     let now = rows(&world, version, 9).await;
     assert_eq!((now[0].visual, now[0].language, now[0].reasoning), (Some(0.5), Some(0.25), Some(0.125)));
-    assert!(now[1].viewed && now[1].visual.is_none(), "tried in vain, and not again");
+    assert_eq!((now[0].image_nats, now[0].zoom_gain), (Some(2.0), Some(0.0625)));
+    assert!(
+        now[1].viewed && now[1].visual.is_none() && now[1].image_nats.is_none(),
+        "tried in vain, and not again"
+    );
     assert!(!now[2].viewed && !now[1].reasoned);
     let before = rows(&world, version, 1).await;
     assert_eq!((before[0].visual, before[0].reasoning, before[0].reasoned), (Some(0.5), None, false));

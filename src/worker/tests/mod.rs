@@ -10,6 +10,7 @@ mod meter;
 mod rounds;
 mod selection;
 mod suspects;
+mod zooms;
 
 use super::*;
 use crate::{

@@ -52,7 +52,7 @@ impl Stage {
     }
 
     /// The serving version's scores.
-    async fn scores(&self, version: VersionId) -> Vec<ScoreRow> {
+    pub(super) async fn scores(&self, version: VersionId) -> Vec<ScoreRow> {
         let pool = self.service.get_pool("light").await.expect("the pool").id;
         let scope = Scope { pool, version, round: None, watermark: i64::MAX, now: self.service.now() };
         let mut rows = Vec::new();
