@@ -3,12 +3,20 @@
 use crate::{
     engine,
     settings::Settings,
-    store::embedded::{self, EmbeddedConfig},
+    store::{
+        Concern, Store,
+        embedded::{self, EmbeddedConfig},
+    },
 };
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 /// Free disk below which the doctor warns, bytes.
 const DISK_LOW: u64 = 2 << 30;
+
+/// How long a job that was given up is spoken of.
+const JOBS_BACK: Duration = Duration::from_secs(24 * 60 * 60);
+/// Jobs named at most.
+const JOBS_NAMED: i64 = 5;
 
 /// What one check found.
 struct Finding {
@@ -18,13 +26,17 @@ struct Finding {
 
 /// Runs every check and prints what it found; fails when any check failed.
 pub async fn run(settings: &Settings) -> ExitCode {
-    let findings = [
+    let (postgres, store) = postgres(settings).await;
+    let mut findings = vec![
         Finding { what: "libtorch", result: libtorch() },
         Finding { what: "model", result: model(settings) },
         Finding { what: "device", result: device(settings) },
-        Finding { what: "postgres", result: postgres(settings).await },
+        Finding { what: "postgres", result: postgres },
         Finding { what: "disk", result: disk(&settings.state_dir) },
     ];
+    if let Some(store) = store {
+        findings.push(Finding { what: "jobs", result: jobs(&store).await });
+    }
     let mut healthy = true;
     for Finding { what, result } in findings {
         let (mark, text) = match result {
@@ -57,25 +69,53 @@ fn model(settings: &Settings) -> Result<String, String> {
     Ok(format!("{}: {summary}", dir.display()))
 }
 
-async fn postgres(settings: &Settings) -> Result<String, String> {
-    match &settings.database.url {
-        Some(_) => {
-            let store = crate::app::connect(settings).await.map_err(|e| {
-                format!("{e:#}: check database.url, or leave it unset for a private server under state_dir")
-            })?;
-            let pending = store.pending_migrations().await.map_err(|e| e.to_string())?;
-            if pending.is_empty() {
-                return Ok("the server at database.url answers, its schema is up to date".to_owned());
-            }
-            Err(format!("the schema lacks {}: run `active-vlm migrate`", pending.join(", ")))
+/// What is to be said of the database, and a way to ask it more where it answers and is up to date.
+async fn postgres(settings: &Settings) -> (Result<String, String>, Option<Store>) {
+    if settings.database.url.is_none() {
+        let config = EmbeddedConfig {
+            state_dir: settings.state_dir.clone(),
+            bin_dir: settings.database.bin_dir.clone(),
+        };
+        return (embedded::examine(&config).map_err(|e| e.to_string()), None);
+    }
+    match current(settings).await {
+        Ok(store) => {
+            (Ok("the server at database.url answers, its schema is up to date".to_owned()), Some(store))
         }
-        None => {
-            let config = EmbeddedConfig {
-                state_dir: settings.state_dir.clone(),
-                bin_dir: settings.database.bin_dir.clone(),
-            };
-            embedded::examine(&config).map_err(|e| e.to_string())
-        }
+        Err(text) => (Err(text), None),
+    }
+}
+
+async fn current(settings: &Settings) -> Result<Store, String> {
+    let store = crate::app::connect(settings).await.map_err(|e| {
+        format!("{e:#}: check database.url, or leave it unset for a private server under state_dir")
+    })?;
+    let pending = store.pending_migrations().await.map_err(|e| e.to_string())?;
+    if pending.is_empty() {
+        return Ok(store);
+    }
+    Err(format!("the schema lacks {}: run `active-vlm migrate`", pending.join(", ")))
+}
+
+async fn jobs(store: &Store) -> Result<String, String> {
+    let found = store.concerns(chrono::Utc::now(), JOBS_BACK, JOBS_NAMED).await.map_err(|e| e.to_string())?;
+    if found.is_empty() {
+        return Ok("none stands still, none was given up in the last day".to_owned());
+    }
+    Err(found.iter().map(told).collect::<Vec<_>>().join("\n                "))
+}
+
+/// A job that somebody should look at, and how.
+fn told(concern: &Concern) -> String {
+    let Concern { job, kind, pool, stalled_at, error } = concern;
+    let met = error.as_deref().unwrap_or("it met nothing");
+    let name = format!("{kind:?} {job} of pool {pool}");
+    match stalled_at {
+        Some(since) => format!(
+            "{name} has stood still since {}: {met}; see the worker's log, cancel it or restart the worker",
+            since.format("%Y-%m-%d %H:%M:%S UTC")
+        ),
+        None => format!("{name} was given up: {met}; mend what it names, and the next round tries again"),
     }
 }
 

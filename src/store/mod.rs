@@ -14,6 +14,7 @@ mod claim_desk;
 mod claim_grant;
 mod claim_pick;
 mod columns;
+mod concerns;
 mod doubts;
 pub mod embedded;
 mod error;
@@ -54,6 +55,7 @@ mod tests;
 
 pub use claim::{Claim, ClaimRequest, Idle};
 pub use columns::{EmbeddingShard, Scope, ScoreRow, Unscored};
+pub use concerns::Concern;
 pub use evidence::{ControlAnswer, PoolSketch};
 pub use history::{Learnt, Taught};
 pub use imports::{ImportedScore, NewImport};

@@ -38,6 +38,33 @@ async fn a_dead_workers_job_is_taken_over_and_the_old_attempt_can_commit_nothing
 }
 
 #[sqlx::test(migrations = "./migrations")]
+async fn what_stands_still_and_what_was_given_up_concerns_people_until_it_is_made_good(db: PgPool) {
+    let world = training(db).await;
+    let day = Duration::from_secs(24 * 60 * 60);
+    let told = async |now: u64, limit: i64| {
+        let found = world.store.concerns(at(now), day, limit).await.unwrap();
+        found.into_iter().map(|c| (c.job, c.kind, c.pool, c.stalled_at, c.error)).collect::<Vec<_>>()
+    };
+    let job = world.claim_job(JobKind::Train, at(0)).await.unwrap();
+    assert_eq!(told(1, 9).await, []);
+    world.store.note_stall(&job, Some(at(2))).await.unwrap();
+    world.store.note_error(&job, "the disk is full").await.unwrap();
+    let (pool, met) = (world.pool.name.clone(), Some("the disk is full".to_owned()));
+    assert_eq!(told(3, 9).await, [(job.id, JobKind::Train, pool.clone(), Some(at(2)), met)]);
+    assert_eq!(told(3, 0).await, []);
+    let last = Job { attempts: job.max_attempts, ..job };
+    world.store.fail_job(&last, "a NaN loss", Duration::ZERO, at(4)).await.unwrap();
+    let met = Some("a NaN loss".to_owned());
+    assert_eq!(told(5, 9).await, [(last.id, JobKind::Train, pool, None, met)]);
+    assert_eq!(told(4 + 24 * 60 * 60 + 1, 9).await, [], "a day later it is history");
+    world.store.start_training(world.pool.id, "again", at(6)).await.unwrap();
+    let next = world.claim_job(JobKind::Train, at(6)).await.unwrap();
+    assert_eq!(told(7, 9).await.len(), 1, "not yet made good");
+    world.store.complete_job(&next, at(8)).await.unwrap();
+    assert_eq!(told(9, 9).await, []);
+}
+
+#[sqlx::test(migrations = "./migrations")]
 async fn a_job_whose_worker_always_dies_is_set_aside_and_the_loop_goes_on(db: PgPool) {
     let world = training(db).await;
     let mut now = 0;

@@ -9,6 +9,7 @@ mod pages;
 mod retention;
 mod rounds;
 mod tiers;
+mod upgrades;
 
 use super::*;
 use crate::domain::*;

@@ -87,6 +87,14 @@ async fn a_clock_that_goes_back_keeps_no_job_waiting_and_no_label_from_its_train
 
 #[sqlx::test]
 async fn a_job_that_stands_still_is_told_of_until_it_goes_on_and_a_dead_worker_is_not(db: PgPool) {
+    // The worker's tasks run on this thread, and so does what they measure.
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let (measured, _recording) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
+    let stalled = || {
+        let text = measured.render();
+        let line = text.lines().find(|line| line.starts_with("active_vlm_stalled_jobs{kind=\"train\"}"));
+        line.and_then(|line| line.rsplit(' ').next()).map(ToOwned::to_owned)
+    };
     let stage = stage(db).await;
     stage.pool("light", policy(), 20).await;
     stage.labelled_round("light", "r1").await;
@@ -113,6 +121,7 @@ async fn a_job_that_stands_still_is_told_of_until_it_goes_on_and_a_dead_worker_i
     stage.clock.advance(Duration::from_secs(16 * 60));
     let still = until(&stage, &job, |job| job.stalled_at.is_some()).await;
     assert_eq!((still.state, still.stalled_at), (JobState::Running, Some(from)));
+    assert_eq!(stalled().as_deref(), Some("1"), "dashboards are told");
     assert!(other_worker(&stage).await.is_none(), "its worker lives");
     let event = stage.service.watch_rounds("light", 0).await.expect("a stream");
     let event = futures::StreamExt::collect::<Vec<_>>(futures::StreamExt::take(event, 1)).await.remove(0);
@@ -121,14 +130,20 @@ async fn a_job_that_stands_still_is_told_of_until_it_goes_on_and_a_dead_worker_i
 
     go.notify_one();
     until(&stage, &job, |job| job.stalled_at.is_none()).await;
+    assert_eq!(stalled().as_deref(), Some("0"));
     stage.clock.jump(HOURS);
     for _ in 0..20 {
         until_it_beats(&stage, job_beats(&stage).await).await;
     }
     let moves = stage.service.get_training("light", job.id).await.expect("it");
     assert_eq!(moves.stalled_at, None, "a clock that jumps is no standstill");
+    // An attempt that ends while it stands still takes its count along.
+    stage.clock.advance(Duration::from_secs(16 * 60));
+    until(&stage, &job, |job| job.stalled_at.is_some()).await;
+    assert_eq!(stalled().as_deref(), Some("1"));
     end.notify_one();
     running.await.expect("an ending");
+    assert_eq!(stalled().as_deref(), Some("0"));
 
     // Whose worker has died stands still as well, and is taken over instead.
     stage.labelled_round("light", "r2").await;
