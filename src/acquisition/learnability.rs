@@ -84,54 +84,32 @@ pub fn judge(history: &[LabelLoss]) -> Result<Vec<Group>, SelectError> {
     history.iter().for_each(|label| groups.entry(label.group).or_default().push(label));
     // Groups are asked one by one: the mean over all would follow the mixture that each round happened to pick.
     let model_learns = groups.values_mut().any(|labels| {
-        labels.len() >= OPTIMISTIC
-            && Trend::of(labels).is_some_and(|trend| trend.late < LEARNT || trend.at_least(MIN_FALL) > SURE)
+        let mut answered = answered(labels);
+        answered.len() >= OPTIMISTIC
+            && Trend::of(&mut answered)
+                .is_some_and(|trend| trend.late < LEARNT || trend.at_least(MIN_FALL) > SURE)
     });
     Ok(groups.into_iter().map(|(group, mut labels)| judge_one(group, &mut labels, model_learns)).collect())
 }
 
-/// The learnability of every candidate, in `[0, 1]`.
-///
-/// That of its group (1 when the history does not know the group) times the probability that it can be
-/// answered: `1 - p_unanswerable` where the model's own probability is given, otherwise one less the group's
-/// `unanswerable * abstention`. One of the two, never both: they say the same thing.
-pub fn rho_column(
-    groups: &[Group],
-    candidates: &[u32],
-    p_unanswerable: Option<&[f32]>,
-) -> Result<Vec<f32>, SelectError> {
-    if let Some(p) = p_unanswerable {
-        if p.len() != candidates.len() {
-            return Err(SelectError::Shape {
-                column: "p_unanswerable",
-                expected: candidates.len(),
-                got: p.len(),
-            });
-        }
-        check_finite("p_unanswerable", p)?;
-    }
-    let known: BTreeMap<u32, &Group> = groups.iter().map(|group| (group.group, group)).collect();
-    let rho = |(i, group): (usize, &u32)| {
-        let group = known.get(group);
-        let expected = group.map_or(0.0, |group| group.unanswerable * group.abstention);
-        let p = p_unanswerable.map_or(expected, |p| p[i]).clamp(0.0, 1.0);
-        group.map_or(1.0, |group| group.rho) * (1.0 - p)
-    };
-    Ok(candidates.iter().enumerate().map(rho).collect())
+/// The labels that a group is judged by: that there is no answer is another lesson, of which `abstention` tells.
+fn answered<'a>(labels: &[&'a LabelLoss]) -> Vec<&'a LabelLoss> {
+    labels.iter().filter(|label| !label.unanswerable).copied().collect()
 }
 
 fn judge_one(group: u32, labels: &mut [&LabelLoss], model_learns: bool) -> Group {
-    let trend = Trend::of(labels);
-    let n = labels.len();
     let said: Vec<&LabelLoss> = labels.iter().filter(|label| label.unanswerable).copied().collect();
+    let mut answered = answered(labels);
+    let trend = Trend::of(&mut answered);
+    let n = answered.len();
     let later = &said[said.len() / 2..];
     let abstention = later.iter().map(|label| label.p_unanswerable).sum::<f32>() / later.len().max(1) as f32;
     let mut out = Group {
         group,
-        labels: n,
+        labels: labels.len(),
         rho: 1.0,
         fall: None,
-        unanswerable: said.len() as f32 / n as f32,
+        unanswerable: said.len() as f32 / labels.len() as f32,
         abstention: abstention.clamp(0.0, 1.0),
         quarantined: None,
     };
@@ -141,7 +119,7 @@ fn judge_one(group: u32, labels: &mut [&LabelLoss], model_learns: bool) -> Group
     let learns = trend.as_ref().map_or(1.0, |trend| trend.at_least(MIN_FALL));
     let late = trend.as_ref().map_or(f64::INFINITY, |trend| trend.late);
     if late >= LEARNT {
-        out.rho = (2.0 * learns.min(fits(labels))).clamp(f64::from(FLOOR), 1.0) as f32;
+        out.rho = (2.0 * learns.min(fits(&answered))).clamp(f64::from(FLOOR), 1.0) as f32;
     }
     out.fall = trend.as_ref().map(|trend| trend.fall as f32);
     let Some(trend) = trend else { return out };
@@ -310,13 +288,20 @@ mod tests {
         }
         let groups = judge(&labels).expect("finite losses");
         assert!((groups[0].unanswerable - 0.5).abs() < 1e-6 && (groups[0].abstention - 0.8).abs() < 1e-6);
-        let rho = |p: Option<&[f32]>| rho_column(&groups, &[1, 9], p).expect("equal lengths");
-        // The group's expectation 0.5 x 0.8 stands in where the sample's own probability is not known.
-        let expected = rho(None);
-        assert!((expected[0] - 0.6 * groups[0].rho).abs() < 1e-6 && expected[1] == 1.0);
-        let own = rho(Some(&[0.9, 0.25]));
-        assert!((own[0] - 0.1 * groups[0].rho).abs() < 1e-6 && (own[1] - 0.75).abs() < 1e-6);
-        assert!(rho_column(&groups, &[1], Some(&[])).is_err());
+    }
+
+    #[test]
+    fn that_there_is_no_answer_neither_lowers_nor_raises_what_the_others_teach() {
+        let labels = history(1, 4, 0.6, 1);
+        let plain = group(&labels, 1);
+        let mut mixed = labels.clone();
+        for label in &labels {
+            // As dear as a class is that nobody knew of, and never learnt.
+            mixed.push(LabelLoss { before: 13.0, after: 13.0, unanswerable: true, ..*label });
+        }
+        let told = group(&mixed, 1);
+        assert_eq!((told.rho, told.fall, told.quarantined), (plain.rho, plain.fall, plain.quarantined));
+        assert_eq!((told.labels, told.unanswerable), (2 * labels.len(), 0.5));
     }
 
     #[test]

@@ -186,6 +186,9 @@ pub struct PlanRun {
     pub temperature: f64,
     /// Learnability of every family that is not fully learnable, in [0, 1].
     pub learnability: std::collections::BTreeMap<String, f64>,
+    /// The answer that says that there is none: each sample's value was less by its probability. Empty where nobody had
+    /// given it yet.
+    pub abstention: String,
     /// Families left out because their labels teach nothing.
     pub quarantined: Vec<Quarantined>,
     /// Whether the active arm left them out whatever its strategy; where not, they were only worth nothing to it.
@@ -226,6 +229,7 @@ impl Default for PlanRun {
             weights: Weights::default(),
             temperature: 1.0,
             learnability: Default::default(),
+            abstention: String::new(),
             quarantined: Vec::new(),
             bars: false,
             bandit: Vec::new(),

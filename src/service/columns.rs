@@ -41,8 +41,21 @@ pub(super) struct Columns {
     pub reasoned: Vec<bool>,
     /// Values that a client brought.
     pub imported: Vec<Option<f32>>,
+    /// How surely the model says that there is no answer, where that was asked for; else empty.
+    pub unanswerable: Vec<f32>,
     /// Answer distributions, where a strategy looks into them.
     pub answers: Option<AnswerColumns>,
+}
+
+/// What is read of each score beside its figures.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Reading<'a> {
+    /// The pool's answers, for samples that have none of their own.
+    pub space: &'a [String],
+    /// Whether answer distributions are kept.
+    pub distributions: bool,
+    /// The answer that says that there is none, where it counts how surely the model gives it; else empty.
+    pub abstention: &'a str,
 }
 
 /// Answer distributions of all rows. A row in an open space has no classes.
@@ -87,38 +100,37 @@ pub(super) struct Information {
 }
 
 impl Service {
-    /// Reads the scores of a scope; direct answers are looked at anew at `temperature`. Distributions are kept where the
-    /// pool's answers are given.
+    /// Reads the scores of a scope; direct answers are looked at anew at `temperature`.
     pub(super) async fn read_columns(
         &self,
         scope: &Scope,
         temperature: f64,
-        answers: Option<&[String]>,
+        reading: Reading<'_>,
     ) -> Result<Columns> {
         let (store, scope) = (self.store.clone(), *scope);
-        let answers = answers.map(<[String]>::to_vec);
-        background::reading(move || async move { columns(&store, &scope, temperature, answers).await }).await
+        let (space, abstention) = (reading.space.to_vec(), normalise(reading.abstention));
+        let distributions = reading.distributions;
+        let read = move || async move {
+            let reading = Reading { space: &space, distributions, abstention: &abstention };
+            columns(&store, &scope, temperature, reading).await
+        };
+        background::reading(read).await
     }
 }
 
-async fn columns(
-    store: &Store,
-    scope: &Scope,
-    temperature: f64,
-    answers: Option<Vec<String>>,
-) -> Result<Columns> {
+async fn columns(store: &Store, scope: &Scope, temperature: f64, reading: Reading<'_>) -> Result<Columns> {
     let (mut columns, mut groups) = (Columns::default(), Groups::new());
-    columns.answers = answers.as_ref().map(|_| AnswerColumns::default());
+    columns.answers = reading.distributions.then(AnswerColumns::default);
     let mut failed = None;
     // A temperature of 1 changes nothing: the figures that are kept will do.
     let tempered = (temperature != 1.0).then_some(temperature as f32);
-    let space = answers.as_deref().unwrap_or_default();
     let take = |row| {
-        if let Err(error) = columns.push(row, &mut groups, tempered, space) {
+        if let Err(error) = columns.push(row, &mut groups, tempered, reading) {
             failed.get_or_insert(error);
         }
     };
-    store.read_scores(scope, tempered.is_some() || answers.is_some(), take).await?;
+    let looks_inside = tempered.is_some() || reading.distributions || !reading.abstention.is_empty();
+    store.read_scores(scope, looks_inside, take).await?;
     columns.names = groups.names;
     failed.map_or(Ok(columns), |error| Err(Error::internal(error)))
 }
@@ -161,7 +173,7 @@ impl Columns {
         row: ScoreRow,
         groups: &mut Groups,
         temperature: Option<f32>,
-        answers: &[String],
+        reading: Reading<'_>,
     ) -> Result<(), SelectError> {
         let (image, family) = groups.numbers(row.image, row.family);
         let (mut entropy, mut margin, mut model) = (row.entropy, row.margin, row.model.unwrap_or(0.0));
@@ -178,8 +190,13 @@ impl Columns {
                 (entropy, margin) = (uncertainty::entropy(&mean), uncertainty::margin(&mean));
             }
         }
+        let space = if row.choices.is_empty() { reading.space } else { &row.choices };
+        if !reading.abstention.is_empty() {
+            let none = space.iter().position(|answer| normalise(answer) == reading.abstention);
+            let mean = mean(&members, classes);
+            self.unanswerable.push(none.and_then(|none| mean.get(none).copied()).unwrap_or(0.0));
+        }
         if let Some(columns) = &mut self.answers {
-            let space = if row.choices.is_empty() { answers } else { &row.choices };
             let numbers: Vec<u32> =
                 space.iter().map(|answer| groups.answers.number(normalise(answer)).0).collect();
             columns.push(usize::try_from(row.members).unwrap_or(0), &members, &numbers);
@@ -225,7 +242,9 @@ impl Columns {
         let reasoning = impute::impute_by_group(&features, &self.reasoning, &self.families)?.values;
         let of_family: Vec<f32> =
             self.names.iter().map(|name| learnability.get(name).map_or(1.0, |&rho| rho as f32)).collect();
-        let rho: Vec<f32> = self.families.iter().map(|&family| of_family[family as usize]).collect();
+        let mut rho: Vec<f32> = self.families.iter().map(|&family| of_family[family as usize]).collect();
+        // What the model is sure has no answer is worth no label, whatever its family is worth.
+        rho.iter_mut().zip(&self.unanswerable).for_each(|(rho, p)| *rho *= 1.0 - p);
         let zoom_gain: Vec<f32> = self.zoom_gain.iter().map(|gain| gain.unwrap_or(0.0)).collect();
         let columns = value::Columns {
             visual: &visual,
@@ -332,7 +351,7 @@ pub(super) mod tests {
     pub fn columns(rows: Vec<ScoreRow>) -> Columns {
         let (mut columns, mut groups) = (Columns::default(), Groups::new());
         for row in rows {
-            columns.push(row, &mut groups, None, &[]).expect("a sound row");
+            columns.push(row, &mut groups, None, Reading::default()).expect("a sound row");
         }
         columns.names = groups.names;
         columns
@@ -373,6 +392,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_the_model_is_sure_has_no_answer_is_worth_no_label_and_its_neighbours_keep_theirs() {
+        let (mut columns, mut groups) = (Columns::default(), Groups::new());
+        let space = ["yes".to_owned(), "Unanswerable.".to_owned()];
+        let reading = Reading { space: &space, abstention: "unanswerable", ..Reading::default() };
+        let own = ScoreRow { choices: vec!["1".to_owned(), "2".to_owned()], ..row(2, "a", 0.25) };
+        for row in [row(0, "a", 0.25), row(1, "a", 0.75), own] {
+            let seen = ScoreRow { visual: Some(0.5), language: Some(0.0), reasoning: Some(0.0), ..row };
+            columns.push(seen, &mut groups, None, reading).expect("a sound row");
+        }
+        columns.names = groups.names;
+        assert_eq!(columns.unanswerable, [0.75, 0.25, 0.0], "who cannot say so does not");
+        let found = columns.information(&Weights::default(), &BTreeMap::new()).expect("values");
+        assert_eq!(found.value, [0.125, 0.375, 0.5]);
+        let halved = [("a".to_owned(), 0.5)].into();
+        let found = columns.information(&Weights::default(), &halved).expect("values");
+        assert_eq!(found.value, [0.0625, 0.1875, 0.25], "and its family's learnability counts as before");
+    }
+
+    #[test]
     fn entropy_stands_for_the_information_where_nothing_else_is_known() {
         let columns = columns(vec![row(0, "a", 0.5), row(1, "a", 1.0)]);
         let found = columns.information(&Weights::default(), &BTreeMap::new()).expect("values");
@@ -382,9 +420,9 @@ pub(super) mod tests {
     #[test]
     fn a_temperature_changes_the_model_s_figures_and_not_the_client_s() {
         let (mut columns, mut groups) = (Columns::default(), Groups::new());
-        columns.push(row(0, "a", 0.75), &mut groups, Some(2.0), &[]).expect("a sound row");
+        columns.push(row(0, "a", 0.75), &mut groups, Some(2.0), Reading::default()).expect("a sound row");
         let own = ScoreRow { imported: true, entropy: 0.125, ..row(1, "a", 0.75) };
-        columns.push(own, &mut groups, Some(2.0), &[]).expect("a sound row");
+        columns.push(own, &mut groups, Some(2.0), Reading::default()).expect("a sound row");
         // sqrt(0.75) : sqrt(0.25) = 0.634 : 0.366
         assert!((columns.entropy[0] - 0.6568).abs() < 1e-3, "{}", columns.entropy[0]);
         assert_eq!(columns.entropy[1], 0.125);
@@ -397,7 +435,8 @@ pub(super) mod tests {
         let own = ScoreRow { choices: vec!["Maybe".to_owned(), "No.".to_owned()], ..row(1, "a", 0.25) };
         let open = ScoreRow { probabilities: None, members: 0, classes: 0, ..row(2, "a", 0.5) };
         for row in [row(0, "a", 0.75), own, open] {
-            columns.push(row, &mut groups, None, &pool).expect("a sound row");
+            let reading = Reading { space: &pool, distributions: true, ..Reading::default() };
+            columns.push(row, &mut groups, None, reading).expect("a sound row");
         }
         let answers = columns.answers.expect("distributions");
         assert_eq!((answers.members, answers.classes.as_slice()), (1, [0, 1, 2, 1].as_slice()));

@@ -9,7 +9,7 @@ use super::{
     Service,
     attempt::Interrupted,
     check,
-    columns::{Columns, tempered},
+    columns::{Columns, Reading, tempered},
     preservation::Kept,
     score_round::Scoring,
     score_round::answer_space,
@@ -41,7 +41,7 @@ impl Service {
             now: self.now(),
         };
         let funnel = &pool.policy.funnel;
-        let columns = self.read_columns(&scope, temperature, None).await?;
+        let columns = self.read_columns(&scope, temperature, Reading::default()).await?;
         let targets = view_targets(&columns, funnel, round.seed as u64).map_err(Error::internal)?;
         let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.viewed[row]).collect();
         // What an earlier scoring of the round found still holds: it is the same version.
@@ -69,7 +69,7 @@ impl Service {
             Err(reason) => run.skipped = reason,
         }
         // Read again: the next phase chooses by what this one found.
-        let columns = self.read_columns(&scope, temperature, None).await?;
+        let columns = self.read_columns(&scope, temperature, Reading::default()).await?;
         let targets = chain_targets(&columns, funnel, pool.policy.plan_size(), round.seed as u64)
             .map_err(Error::internal)?;
         let left: Vec<usize> = targets.into_iter().filter(|&row| !columns.reasoned[row]).collect();
@@ -81,7 +81,7 @@ impl Service {
         if !reason.is_empty() {
             run.skipped = reason;
         }
-        let columns = self.read_columns(&scope, temperature, None).await?;
+        let columns = self.read_columns(&scope, temperature, Reading::default()).await?;
         run.scored = columns.len() as u64;
         run.views = columns.viewed.iter().filter(|&&viewed| viewed).count() as u64;
         run.zooms = columns.zoom_gain.iter().flatten().count() as u64;

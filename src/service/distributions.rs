@@ -3,10 +3,7 @@
 //! Invariant: of all candidates or of none. Deliberately absent: open answer spaces.
 
 use super::columns::AnswerColumns;
-use crate::{
-    acquisition::Answers,
-    domain::{Pool, Strategy},
-};
+use crate::{acquisition::Answers, domain::Strategy};
 
 /// Answer distributions of the candidates, as the strategies take them.
 pub(super) struct Distributions {
@@ -47,9 +44,4 @@ impl Distributions {
 /// Whether a strategy looks into answer distributions.
 pub(super) fn looks_at_answers(strategy: Strategy) -> bool {
     matches!(strategy, Strategy::Epig | Strategy::LogDet | Strategy::Badge)
-}
-
-/// The pool's answers, where a strategy looks into distributions.
-pub(super) fn answers_of(pool: &Pool, strategy: Strategy) -> Option<&[String]> {
-    looks_at_answers(strategy).then_some(pool.answers.as_slice())
 }

@@ -50,7 +50,8 @@ pub(super) fn lesson(answers: &[String], abstention: &str, taught: &[Taught]) ->
             unanswerable: one.before.answer == abstention,
             p_unanswerable: before.unanswerable,
         });
-        if one.before.arm == Arm::RandomControl {
+        // A value is what a label is worth provided that there is an answer; how probable that is counts apart.
+        if one.before.arm == Arm::RandomControl && one.before.answer != abstention {
             let (t, term) = (&one.terms, |nats: Option<f32>| nats.unwrap_or(0.0));
             // What a zoom settles is not in the value either.
             let visual = (term(t.visual) - term(t.zoom_gain).max(0.0)).max(0.0);
@@ -87,12 +88,17 @@ pub(super) fn beliefs(answers: &[String], abstention: &str, one: &Taught) -> Opt
 }
 
 impl Lesson {
+    /// Whether annotators said of any sample that it has no answer: from then on each sample is worth less the surer the
+    /// model says so of it.
+    pub fn knows_unanswerable(&self) -> bool {
+        self.families.values().any(|group| group.unanswerable > 0.0)
+    }
+
     /// Writes into a run what a plan over `columns` is to go by.
     pub fn enter(&self, columns: &Columns, run: &mut PlanRun) {
         run.weights = self.weights;
         for (family, group) in &self.families {
-            // What annotators say cannot be answered is worth less the surer the model says so itself.
-            let rho = f64::from(group.rho * (1.0 - group.unanswerable * group.abstention));
+            let rho = f64::from(group.rho);
             if let Some(reason) = &group.quarantined {
                 run.learnability.insert(family.clone(), 0.0);
                 run.quarantined.push(Quarantined {

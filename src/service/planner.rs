@@ -5,8 +5,8 @@
 
 use super::{
     Service, background,
-    columns::{Columns, Information, short},
-    distributions::{Distributions, answers_of, looks_at_answers},
+    columns::{Columns, Information, Reading, short},
+    distributions::{Distributions, looks_at_answers},
     embedding_file::Layout,
     lesson::lesson,
     shares,
@@ -82,15 +82,17 @@ impl Service {
             bars: true,
             ..PlanRun::default()
         };
-        let mut columns =
-            self.read_columns(&scope, funnel.temperature, answers_of(pool, view.strategy)).await?;
+        let taught = self.store.taught(pool.id, version.id, now, TAUGHT_MAX).await?;
+        let lesson = lesson(&pool.answers, &pool.policy.abstention, &taught).map_err(Error::internal)?;
+        if lesson.knows_unanswerable() {
+            run.abstention.clone_from(&pool.policy.abstention);
+        }
+        let mut columns = self.read_columns(&scope, funnel.temperature, reading(pool, &run)).await?;
         if !columns.candidate.contains(&true) {
             let columns = Columns::cold(self.store.unscored_candidates(&scope).await?);
             run.candidates = columns.len() as u64;
             return Ok(Scene { columns, information: None, shards: Vec::new(), run });
         }
-        let taught = self.store.taught(pool.id, version.id, now, TAUGHT_MAX).await?;
-        let lesson = lesson(&pool.answers, &pool.policy.abstention, &taught).map_err(Error::internal)?;
         lesson.enter(&columns, &mut run);
         // What a person has pinned goes before what labels say.
         let pinned =
@@ -126,7 +128,7 @@ impl Service {
         };
         let (version, watermark) = (round.version_id, run.watermark);
         let scope = Scope { pool: pool.id, version, round: None, watermark, now: Time::UNIX_EPOCH };
-        let mut columns = self.read_columns(&scope, run.temperature, answers_of(pool, run.strategy)).await?;
+        let mut columns = self.read_columns(&scope, run.temperature, reading(pool, &run)).await?;
         if columns.len() != candidate.len() {
             return Err(Error::NotReady(format!(
                 "the plan of round {} was made from {} scores, of which {} are left: it cannot be made again",
@@ -154,6 +156,12 @@ impl Service {
         });
         chosen.await?.map_err(Error::internal)
     }
+}
+
+/// What a run's plan looks at of each score.
+fn reading<'a>(pool: &'a Pool, run: &'a PlanRun) -> Reading<'a> {
+    let distributions = looks_at_answers(run.strategy);
+    Reading { space: &pool.answers, distributions, abstention: &run.abstention }
 }
 
 /// A scene with what its columns come to, which regressions find.

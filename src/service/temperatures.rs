@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     acquisition::temperature::{Example, NEWEST, fit},
-    domain::{Error, Result, Sample, Split},
+    domain::{Error, Result, Sample, Split, label::normalise},
     engine::EngineError,
 };
 
@@ -26,7 +26,10 @@ impl Service {
     pub(super) async fn temperature(&self, scoring: &Scoring<'_>) -> Result<(f64, u64), Interrupted> {
         let pool = &scoring.pool;
         let before = self.store.control_before(pool.id, self.now(), NEWEST).await?;
-        let known = before.iter().filter_map(|one| {
+        // That there is no answer had never been taught when they were first asked: a matter of knowledge and no calibration.
+        let abstention = normalise(&pool.policy.abstention);
+        let answered = before.iter().filter(|one| one.answer != abstention);
+        let known = answered.filter_map(|one| {
             let right = right_class(&pool.answers, one)?;
             Some((logits(&mean(&one.probabilities, one.probabilities.len() / one.members)), right))
         });

@@ -102,5 +102,6 @@ fn plan(pool: &str, run: &PlanRun) -> pb::PlanAccount {
         labelled_count: count(run.labelled),
         cut: run.cut,
         bandit: run.bandit.iter().map(share).collect(),
+        abstention: run.abstention.clone(),
     }
 }

@@ -26,12 +26,13 @@ figure in **bold** differs from random's by more than chance, for better or wors
 cent. The random control arm of `ours` (10 per cent) counts against its budget; the baselines have none.
 
 Ways of teaching are compared on the same random labels and as many optimiser steps, each in the mode that it teaches: \
-`answers` answers at once, all others reason first. Where models look is measured on direct answers: pointing is how often \
+`answers` answers at once, all others reason first; a table by family has all of them answer at once, which tells what was \
+taught from how it is asked. Where models look is measured on direct answers: pointing is how often \
 the cell looked at most lies in the evidence; the deletion area is the mean probability of the right answer while cells are \
 greyed out, those looked at most first, so less means that the answer hung on them.
 
 To check a section: `active-vlm lab run deploy/lab/NAME.toml`, then `active-vlm lab report`. Everything but the seconds \
-comes out the same; after an interruption the operations of the model do not, as pictures seen before are kept.
+comes out the same on the same kind of processor (sums are taken in another order on another); after an interruption the operations of the model do not, as pictures seen before are kept.
 ";
 
 /// The whole page.

@@ -122,6 +122,11 @@ pub const ARMS: &[Arm] = &[
         Rule::Method(Method { learnability: false, ..WHOLE }),
     ),
     arm(
+        "ours_no_answerable",
+        "ours, valuing what the model is sure has no answer by its family's share",
+        Rule::Method(Method { answerable: false, ..WHOLE }),
+    ),
+    arm(
         "ours_no_funnel",
         "ours with every term for every sample",
         Rule::Method(Method { funnel: false, ..WHOLE }),

@@ -13,6 +13,7 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::super::oracle::Annotation;
+use super::super::world::UNANSWERABLE;
 use super::arms::CONTROL;
 use super::memory::{Memory, Seen};
 use super::record::Metric;
@@ -35,6 +36,8 @@ pub struct Method {
     pub adaptive: bool,
     /// Learnability and quarantine of families.
     pub learnability: bool,
+    /// Each sample's value less by how surely the model says that it has no answer; without it by its family's share.
+    pub answerable: bool,
     /// The funnel's tiers; without it every sample is looked at in all ways.
     pub funnel: bool,
     /// Shares of the active arm by what labels brought.
@@ -42,8 +45,14 @@ pub struct Method {
 }
 
 /// The service's method as it is by default.
-pub const WHOLE: Method =
-    Method { control: true, adaptive: true, learnability: true, funnel: true, bandit: false };
+pub const WHOLE: Method = Method {
+    control: true,
+    adaptive: true,
+    learnability: true,
+    answerable: true,
+    funnel: true,
+    bandit: false,
+};
 
 /// What an arm remembers, and what its annotator said.
 #[derive(Debug, Clone, Copy)]
@@ -110,6 +119,7 @@ impl Candidates<'_> {
         let taught = Lesson {
             weights: if method.adaptive { taught.weights } else { Default::default() },
             rho: if method.learnability { taught.rho } else { Default::default() },
+            unanswerable: if method.learnability { taught.unanswerable } else { Default::default() },
             quarantined: if method.learnability { taught.quarantined } else { Default::default() },
             bandit: taught.bandit,
         };
@@ -119,8 +129,16 @@ impl Candidates<'_> {
         let terms =
             self.terms(open, &columns, &tiers, Look { temperature: warmth, seed }, &mut spent).await?;
         let family = |row: &usize| &self.world.pool[*row].sample.family;
-        let rho: Vec<f32> =
-            open.iter().map(|row| taught.rho.get(family(row)).copied().unwrap_or(1.0)).collect();
+        let own = |at: usize| self.unanswerable(open[at], &here[at], warmth);
+        let rho = open.iter().enumerate().map(|(at, row)| {
+            let of = |map: &BTreeMap<String, f32>| map.get(family(row)).copied();
+            let unanswerable = match method.answerable {
+                true => own(at),
+                false => of(&taught.unanswerable).unwrap_or(0.0),
+            };
+            of(&taught.rho).unwrap_or(1.0) * (1.0 - unanswerable)
+        });
+        let rho: Vec<f32> = rho.collect();
         let value = value_of(&terms, &columns, &rho, taught.weights)?;
         let seconds_score = started.elapsed().as_secs_f64();
 
@@ -199,6 +217,14 @@ impl Candidates<'_> {
         Ok((scores, Spent { passes: rows.len(), flops: reply.cost.flops }))
     }
 
+    /// How surely the model says of a sample that it has no answer; 0 where it cannot say so.
+    fn unanswerable(&self, row: usize, score: &Score, temperature: f32) -> f32 {
+        let choices = &self.world.pool[row].sample.choices;
+        let none = choices.iter().position(|choice| choice == UNANSWERABLE);
+        let mean = temperature::apply(&mean(score), temperature);
+        none.and_then(|none| mean.get(none).copied()).unwrap_or(0.0)
+    }
+
     fn columns(&self, rows: &[usize], scores: &[Score], temperature: f32) -> Columns {
         let mut columns = Columns::default();
         for (row, score) in rows.iter().zip(scores) {
@@ -210,7 +236,10 @@ impl Candidates<'_> {
     /// What the direct answers are divided by, fitted as the service does it: on uniform draws as they were seen before
     /// anything was learnt from their labels.
     fn temperature(&self, memory: &Memory, labels: &Labels<'_>) -> anyhow::Result<f32> {
-        let control = memory.seen.iter().rev().filter(|seen| seen.control).take(temperature::NEWEST);
+        // That there is no answer is knowledge and no calibration, as in the service.
+        let answered = |seen: &&Seen| labels.0.get(&seen.row).is_none_or(|said| said.answer != UNANSWERABLE);
+        let control = memory.seen.iter().rev().filter(|seen| seen.control);
+        let control = control.filter(answered).take(temperature::NEWEST);
         let known: Vec<(Vec<f32>, usize)> = control
             .filter_map(|seen| {
                 let logits = seen.probabilities.iter().map(|p| p.ln()).collect();

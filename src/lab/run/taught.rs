@@ -27,6 +27,8 @@ pub struct Lesson {
     pub weights: Weights,
     /// What each family keeps of its value; a family that is not here keeps all.
     pub rho: BTreeMap<String, f32>,
+    /// How probable it is of a sample of each family that it has no answer and the model says so; where that is above 0.
+    pub unanswerable: BTreeMap<String, f32>,
     /// Families whose labels teach nothing.
     pub quarantined: BTreeSet<String>,
     /// What labels of each of the bandit's ways brought.
@@ -62,7 +64,8 @@ pub fn lesson(
             unanswerable: none == Some(right),
             p_unanswerable: none.and_then(|none| seen.probabilities.get(none).copied()).unwrap_or(0.0),
         });
-        if seen.control {
+        // A value is what a label is worth provided that there is an answer; how probable that is counts apart.
+        if seen.control && none != Some(right) {
             terms.push(seen.terms);
             realised.push(before - after);
         }
@@ -80,11 +83,11 @@ pub fn lesson(
         if group.quarantined.is_some() {
             lesson.quarantined.insert(name.clone());
         }
-        let rho = if group.quarantined.is_some() {
-            0.0
-        } else {
-            group.rho * (1.0 - group.unanswerable * group.abstention)
-        };
+        let unanswerable = group.unanswerable * group.abstention;
+        if unanswerable > 0.0 {
+            lesson.unanswerable.insert(name.clone(), unanswerable);
+        }
+        let rho = if group.quarantined.is_some() { 0.0 } else { group.rho };
         if rho < 1.0 {
             lesson.rho.insert(name, rho);
         }

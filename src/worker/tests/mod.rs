@@ -1,5 +1,6 @@
 //! The loop at the level of use cases: real Postgres, a tiny real model, a clock that tests move.
 
+mod abstention;
 mod bandit;
 mod clocks;
 mod endings;
