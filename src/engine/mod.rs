@@ -5,6 +5,7 @@
 //! every queue is bounded. Deliberately absent: storage, clocks, policies. Callers keep snapshots and checkpoints.
 
 mod admit;
+mod asking;
 mod attention;
 mod beside;
 mod chains;
@@ -21,6 +22,7 @@ mod export;
 mod flops;
 mod footprint;
 mod fork;
+mod fork_kept;
 mod forks;
 mod handle;
 mod learning;
