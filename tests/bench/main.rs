@@ -70,6 +70,9 @@ async fn main() -> anyhow::Result<()> {
     if wanted("scoring_while_training") {
         training::beside(&mut report).await?;
     }
+    if wanted("next_batch_training") {
+        training::annotators(&mut report).await?;
+    }
     if wanted("durability") {
         training::durability(&mut report).await?;
     }

@@ -32,13 +32,13 @@ const MILLION: usize = 1_000_000;
 /// Rows of a shard of embeddings.
 const SHARD: usize = 20_000;
 /// Samples planned in the pool that annotators draw from.
-const PLANNED: i64 = 250_000;
+pub const PLANNED: i64 = 250_000;
 const ANNOTATORS: usize = 64;
 const SIZE: i32 = 10;
 /// Each asks so often: 100 batches a second in all, which neither side is busy with.
 const PACE: Duration = Duration::from_millis(640);
 /// How long the service is looked at without a planning.
-const ALONE: Duration = Duration::from_secs(20);
+pub const ALONE: Duration = Duration::from_secs(20);
 
 pub async fn run(report: &mut Report) -> anyhow::Result<()> {
     eprintln!(
@@ -161,7 +161,7 @@ async fn ended(server: &Server, job: uuid::Uuid, over: &AtomicBool) -> anyhow::R
 }
 
 /// What annotators see for a while.
-async fn asked_for(server: &Server, time: Duration) -> anyhow::Result<Vec<f64>> {
+pub async fn asked_for(server: &Server, time: Duration) -> anyhow::Result<Vec<f64>> {
     let over = Arc::new(AtomicBool::new(false));
     let timer = async {
         tokio::time::sleep(time).await;
@@ -172,7 +172,7 @@ async fn asked_for(server: &Server, time: Duration) -> anyhow::Result<Vec<f64>> 
 }
 
 /// Seconds of every call until it is over, from when each was due.
-async fn annotate(server: &Server, over: Arc<AtomicBool>) -> anyhow::Result<Vec<f64>> {
+pub async fn annotate(server: &Server, over: Arc<AtomicBool>) -> anyhow::Result<Vec<f64>> {
     let mut annotators = JoinSet::new();
     let mut clients = Vec::new();
     for _ in 0..ANNOTATORS {

@@ -1,8 +1,10 @@
 //! [contrastive_step] Seconds per token of a step that sets reasonings against each other, beside those of a supervised one.
 //! [scoring_while_training] What scoring and training take from each other on one device.
+//! [next_batch_training] NextBatch while the same process trains, beside the same without.
 //! [durability] What a training of the service spends beside its steps: checkpoints, signs of life, the curve.
 
 use super::{
+    planning,
     report::{Report, quantile},
     server::Server,
 };
@@ -17,8 +19,13 @@ use active_vlm::{
     },
     lab::{DigitBoards, PoolSpec, Sample, Split},
 };
-use anyhow::Context as _;
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 /// Labels per step.
 const BATCH: usize = 32;
@@ -28,6 +35,8 @@ const TAUGHT: u64 = 12;
 const MEASURED: u64 = 15;
 /// Steps of the service's training.
 const STEPS: u32 = 120;
+/// Steps of the training that annotators work beside.
+const WATCHED: u32 = 300;
 
 fn labels() -> Vec<Sample> {
     DigitBoards::new(Split::Pool, 1).pool(PoolSpec { n: LABELS, redundancy: 0.0, long_tail: 0.0 })
@@ -150,13 +159,12 @@ pub async fn beside(report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn durability(report: &mut Report) -> anyhow::Result<()> {
-    eprintln!("durability: a training of {STEPS} steps in the service");
-    let server = Server::start_with("bench_durability", &["serve"]).await?;
+/// Makes `pool` of labelled digit boards, and asks for a training of so many steps; the training's name.
+async fn begin(server: &Server, pool: &str, steps: u32) -> anyhow::Result<String> {
     let training = pb::TrainingPolicy {
         mode: pb::training_policy::Mode::Decoder.into(),
-        min_steps: Some(STEPS),
-        max_steps: Some(STEPS),
+        min_steps: Some(steps),
+        max_steps: Some(steps),
         ..Default::default()
     };
     let policy = pb::Policy {
@@ -165,12 +173,14 @@ pub async fn durability(report: &mut Report) -> anyhow::Result<()> {
         meter: Some(pb::MeterPolicy { shadow: Some(false) }),
         ..Default::default()
     };
-    let pool = pb::Pool { policy: Some(policy), ..Default::default() };
     let mut pools = PoolServiceClient::new(server.connect().await?);
-    let create =
-        pb::CreatePoolRequest { pool_id: "bench".into(), pool: Some(pool), request_id: String::new() };
+    let create = pb::CreatePoolRequest {
+        pool_id: pool.into(),
+        pool: Some(pb::Pool { policy: Some(policy), ..Default::default() }),
+        request_id: String::new(),
+    };
     pools.create_pool(create).await?;
-    let samples = labels();
+    let (samples, parent) = (labels(), format!("pools/{pool}"));
     let inputs = samples.iter().map(|sample| pb::SampleInput {
         sample_id: sample.id.clone(),
         images: vec![pb::ImageInput {
@@ -182,11 +192,11 @@ pub async fn durability(report: &mut Report) -> anyhow::Result<()> {
         ..Default::default()
     });
     let payload = pb::add_samples_request::Payload::Samples(pb::SampleInputs { samples: inputs.collect() });
-    let message = pb::AddSamplesRequest { parent: "pools/bench".into(), payload: Some(payload) };
+    let message = pb::AddSamplesRequest { parent: parent.clone(), payload: Some(payload) };
     pools.add_samples(tokio_stream::iter([message])).await?;
     let labels = samples.iter().map(|sample| pb::LabelInput {
         client_label_id: sample.id.clone(),
-        sample: format!("pools/bench/samples/{}", sample.id),
+        sample: format!("{parent}/samples/{}", sample.id),
         content: Some(pb::label_input::Content::Answer(pb::Answer {
             text: sample.answer.clone(),
             reasoning_steps: sample.reasoning.clone(),
@@ -195,35 +205,78 @@ pub async fn durability(report: &mut Report) -> anyhow::Result<()> {
         ..Default::default()
     });
     let submit = pb::SubmitLabelsRequest {
-        parent: "pools/bench".into(),
+        parent: parent.clone(),
         annotator: "ann".into(),
         request_id: "r1".into(),
         labels: labels.collect(),
         ..Default::default()
     };
     LabelServiceClient::new(server.connect().await?).submit_labels(submit).await?;
+    let start = pb::StartTrainingRequest { parent, request_id: "t1".into() };
     let mut trainings = TrainingServiceClient::new(server.connect().await?);
-    let start = pb::StartTrainingRequest { parent: "pools/bench".into(), request_id: "t1".into() };
-    let name = trainings.start_training(start).await?.into_inner().name;
-    let (mut begun, mut ended) = (None, None);
-    while ended.is_none() {
-        let training =
-            trainings.get_training(pb::GetTrainingRequest { name: name.clone() }).await?.into_inner();
-        let phase = training.progress.as_ref().map_or("", |progress| progress.phase.as_str());
-        match phase {
-            "training" => _ = begun.get_or_insert_with(Instant::now),
-            _ if begun.is_some() => ended = Some(Instant::now()),
-            _ => {}
-        }
+    Ok(trainings.start_training(start).await?.into_inner().name)
+}
+
+/// Waits until a training is in the midst of its steps, or past them; when that was.
+async fn reaches(server: &Server, name: &str, past: bool) -> anyhow::Result<Instant> {
+    let mut trainings = TrainingServiceClient::new(server.connect().await?);
+    let mut begun = false;
+    loop {
+        let request = pb::GetTrainingRequest { name: name.to_owned() };
+        let training = trainings.get_training(request).await?.into_inner();
         anyhow::ensure!(training.state() != State::Failed, "the training failed: {}", training.error);
+        let at_it = training.progress.as_ref().is_some_and(|progress| progress.phase == "training");
+        begun |= at_it || training.state() == State::Succeeded;
+        if begun && at_it != past {
+            return Ok(Instant::now());
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+pub async fn durability(report: &mut Report) -> anyhow::Result<()> {
+    eprintln!("durability: a training of {STEPS} steps in the service");
+    let server = Server::start_with("bench_durability", &["serve"]).await?;
+    let name = begin(&server, "bench", STEPS).await?;
+    let begun = reaches(&server, &name, false).await?;
+    let ended = reaches(&server, &name, true).await?;
+    let mut trainings = TrainingServiceClient::new(server.connect().await?);
     let list = pb::ListTrainingStepsRequest { parent: name, page_size: 1000, ..Default::default() };
     let steps = trainings.list_training_steps(list).await?.into_inner().steps;
     anyhow::ensure!(steps.len() == STEPS as usize, "{} steps are kept", steps.len());
     let own: f64 = steps.iter().map(|step| step.seconds).sum();
-    let all = (ended.context("an end")? - begun.context("a beginning")?).as_secs_f64();
+    let all = (ended - begun).as_secs_f64();
     report.at_most("durability", 100.0 * (all - own) / all, "% of the time", 3.0);
     report.tell("durability.training", all, "s");
+    Ok(())
+}
+
+/// What annotators see of a training in the same process: 100 batches a second, which neither side is busy with.
+pub async fn annotators(report: &mut Report) -> anyhow::Result<()> {
+    eprintln!("next_batch_training: a training of {WATCHED} steps beside annotators");
+    let server = Server::start_with("bench_next_batch_training", &["serve"]).await?;
+    server.create_pool("bench").await?;
+    server.plan("bench", planning::PLANNED).await?;
+    planning::asked_for(&server, Duration::from_secs(3)).await?;
+    let mut alone = planning::asked_for(&server, planning::ALONE).await?;
+    let name = begin(&server, "taught", WATCHED).await?;
+    reaches(&server, &name, false).await?;
+    let over = Arc::new(AtomicBool::new(false));
+    let end = async {
+        let ended = reaches(&server, &name, true).await;
+        over.store(true, Ordering::Relaxed);
+        ended
+    };
+    let (beside, ended) = tokio::join!(planning::annotate(&server, over.clone()), end);
+    let (mut beside, _) = (beside?, ended?);
+    anyhow::ensure!(beside.len() > 1000, "the training was over after {} batches", beside.len());
+    report.tell("next_batch_training.batches", beside.len() as f64, "beside it");
+    for (name, share, unit, what) in [
+        ("next_batch_training.p50", 0.5, "ms (p50)", "p50 without a training, ms"),
+        ("next_batch_training", 0.99, "ms (p99)", "p99 without a training, ms"),
+    ] {
+        let (with, without) = (quantile(&mut beside, share) * 1e3, quantile(&mut alone, share) * 1e3);
+        report.against(name, with, unit, (what, without), None);
+    }
     Ok(())
 }
