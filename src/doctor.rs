@@ -1,6 +1,7 @@
 //! `active-vlm doctor`: checks what the service needs, one line each, and says the cure for what is wrong.
 
 use crate::{
+    domain::JobKind,
     engine,
     settings::Settings,
     store::{
@@ -34,9 +35,14 @@ pub async fn run(settings: &Settings) -> ExitCode {
         Finding { what: "postgres", result: postgres },
         Finding { what: "disk", result: disk(&settings.state_dir) },
     ];
-    if let Some(store) = store {
-        findings.push(Finding { what: "jobs", result: jobs(&store).await });
-    }
+    let jobs = match store {
+        Some(store) => jobs(&store).await,
+        None => {
+            Ok("not looked at: no database is asked here; ListTrainings and the worker's log tell of them"
+                .to_owned())
+        }
+    };
+    findings.push(Finding { what: "jobs", result: jobs });
     let mut healthy = true;
     for Finding { what, result } in findings {
         let (mark, text) = match result {
@@ -112,10 +118,18 @@ fn told(concern: &Concern) -> String {
     let name = format!("{kind:?} {job} of pool {pool}");
     match stalled_at {
         Some(since) => format!(
-            "{name} has stood still since {}: {met}; see the worker's log, cancel it or restart the worker",
+            "{name} has stood still since {}: {met}; see the worker's log, and restart the worker: it goes on where it was",
             since.format("%Y-%m-%d %H:%M:%S UTC")
         ),
-        None => format!("{name} was given up: {met}; mend what it names, and the next round tries again"),
+        None => {
+            let again = match kind {
+                JobKind::DeletePool => "ask for DeletePool again",
+                JobKind::Train => "StartTraining or the next labels try again",
+                JobKind::Shadow => "the next training's shadow tries again",
+                JobKind::Score | JobKind::Plan => "the next round tries again",
+            };
+            format!("{name} was given up: {met}; mend what it names, then {again}")
+        }
     }
 }
 

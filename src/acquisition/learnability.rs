@@ -98,8 +98,13 @@ fn answered<'a>(labels: &[&'a LabelLoss]) -> Vec<&'a LabelLoss> {
 }
 
 fn judge_one(group: u32, labels: &mut [&LabelLoss], model_learns: bool) -> Group {
-    let said: Vec<&LabelLoss> = labels.iter().filter(|label| label.unanswerable).copied().collect();
+    let mut said: Vec<&LabelLoss> = labels.iter().filter(|label| label.unanswerable).copied().collect();
+    said.sort_by(|a, b| a.round.cmp(&b.round).then(a.p_unanswerable.total_cmp(&b.p_unanswerable)));
     let mut answered = answered(labels);
+    // Of a kind that hardly ever has an answer it can only be learnt that it has none.
+    if answered.len() < OPTIMISTIC && said.len() >= OPTIMISTIC {
+        answered.clone_from(&said);
+    }
     let trend = Trend::of(&mut answered);
     let n = answered.len();
     let later = &said[said.len() / 2..];
@@ -302,6 +307,9 @@ mod tests {
         let told = group(&mixed, 1);
         assert_eq!((told.rho, told.fall, told.quarantined), (plain.rho, plain.fall, plain.quarantined));
         assert_eq!((told.labels, told.unanswerable), (2 * labels.len(), 0.5));
+        // Where hardly any has an answer, that it is never learnt to say so counts against the kind.
+        let never: Vec<LabelLoss> = mixed.into_iter().filter(|label| label.unanswerable).collect();
+        assert!(group(&never, 1).rho <= FLOOR, "{:?}", group(&never, 1));
     }
 
     #[test]
@@ -318,7 +326,7 @@ mod tests {
             losses in prop::collection::vec((0u32..3, 0u32..5, 0f32..20.0, 0f32..20.0, any::<bool>()), 0..150),
         ) {
             let label = |(group, round, before, after, unanswerable)| {
-                LabelLoss { group, round, before, after, unanswerable, p_unanswerable: 0.5 }
+                LabelLoss { group, round, before, after, unanswerable, p_unanswerable: (after / 20.0).min(1.0) }
             };
             let mut labels: Vec<LabelLoss> = losses.into_iter().map(label).collect();
             let groups = judge(&labels).expect("finite losses");

@@ -41,6 +41,8 @@ pub struct FunnelRun {
     pub zooms: u64,
     /// Samples with a known answer that zooms were tried on.
     pub zooms_tried: u64,
+    /// How many zooms were tried.
+    pub zooms_asked: u64,
     /// Why a deeper phase was left out; empty where none was.
     pub skipped: String,
 }
@@ -59,6 +61,7 @@ impl Default for FunnelRun {
             tried: 0,
             zooms: 0,
             zooms_tried: 0,
+            zooms_asked: 0,
             skipped: String::new(),
         }
     }
@@ -186,8 +189,8 @@ pub struct PlanRun {
     pub temperature: f64,
     /// Learnability of every family that is not fully learnable, in [0, 1].
     pub learnability: std::collections::BTreeMap<String, f64>,
-    /// The answer that says that there is none: each sample's value was less by its probability. Empty where nobody had
-    /// given it yet.
+    /// The answer that says that there is none: each sample's value was less by its probability. Empty where no version had
+    /// learnt from one yet, and on a cold start.
     pub abstention: String,
     /// Families left out because their labels teach nothing.
     pub quarantined: Vec<Quarantined>,

@@ -77,13 +77,21 @@ impl Scorer<'_> {
 impl Preparer {
     /// A question about a part of one of its images.
     fn zoomed(&self, item: &ZoomItem, album: &mut Album) -> Result<Question, ItemError> {
-        let mut pictures = self.pictures(&item.item.images, album)?;
         let (index, images) = (item.image, &item.item.images);
         let image = images.get(index).ok_or_else(|| ItemError::Image {
             index,
             reason: format!("the question has {} images: name one of them", images.len()),
         })?;
-        pictures[index] = self.window(image, index, item.window, album)?;
+        // The whole of that image is not needed; the others are.
+        let mut pictures = vec![self.window(image, index, item.window, album)?];
+        if images.len() > 1 {
+            let all = self.pictures(images, album)?;
+            pictures = all
+                .into_iter()
+                .enumerate()
+                .map(|(at, own)| if at == index { pictures[0].clone() } else { own })
+                .collect();
+        }
         self.about(pictures, &item.item.question, &item.item.choices)
     }
 }

@@ -237,7 +237,13 @@ impl Columns {
             model: &self.model,
             ceiling: &self.ceiling,
         };
-        let visual = impute::impute_by_group(&features, &self.visual, &self.families)?.values;
+        // What zooming settles is no knowledge that a like sample lacks either: what was not looked at is estimated from what
+        // is left, or it would win by not having been looked at.
+        let gain = |row: usize| self.zoom_gain[row].unwrap_or(0.0).max(0.0);
+        let left = |(row, nats): (usize, &Option<f32>)| nats.map(|nats| (nats - gain(row)).max(0.0));
+        let left: Vec<Option<f32>> = self.visual.iter().enumerate().map(left).collect();
+        let mut visual = impute::impute_by_group(&features, &left, &self.families)?.values;
+        visual.iter_mut().zip(&self.visual).for_each(|(own, nats)| *own = nats.unwrap_or(*own));
         let language = impute::impute_by_group(&features, &self.language, &self.families)?.values;
         let reasoning = impute::impute_by_group(&features, &self.reasoning, &self.families)?.values;
         let of_family: Vec<f32> =
@@ -389,6 +395,16 @@ pub(super) mod tests {
         assert_eq!(found.value, [0.25, 0.125, 0.375]);
         let told = columns.uncertainty(&found, 1);
         assert_eq!((told.visual, told.zoom_gain), (Some(0.25), Some(9.0)), "the term as it was measured");
+        let like = |i| ScoreRow {
+            zoom_gain: Some(0.25),
+            visual: Some(0.25),
+            language: Some(0.0),
+            ..row(i, "a", 0.5)
+        };
+        let unseen = row(9, "a", 0.5);
+        let columns = self::columns((0..6).map(like).chain([unseen]).collect());
+        let found = columns.information(&Weights::default(), &BTreeMap::new()).expect("values");
+        assert!(found.visual[6] < 0.01, "who was not looked at has no more: {}", found.visual[6]);
     }
 
     #[test]

@@ -50,19 +50,22 @@ impl Service {
             run.reasoned_temperature = before.reasoned_temperature;
             run.reasoned_calibrated_on = before.reasoned_calibrated_on;
         }
+        let asked = u64::from(funnel.zooms);
         let kept = match before.filter(|before| before.tried > 0) {
-            Some(before) => {
-                Ok(Kept { dropped: before.dropped, tried: before.tried, zooms_tried: before.zooms_tried })
-            }
+            // A verdict on fewer zooms than are asked for now is none.
+            Some(before) if before.zooms_asked >= asked || left.is_empty() => Ok(Kept::noted(before)),
             None if left.is_empty() => Ok(Kept::default()),
-            None => self.preserving(scoring, temperature).await?,
+            _ => self.preserving(scoring, temperature).await?,
         };
         match kept {
             Ok(kept) => {
-                (run.dropped, run.tried) = (kept.dropped.clone(), kept.tried);
-                run.zooms_tried = kept.zooms_tried;
-                run.skipped = self.views(scoring, &columns, &left, &kept, temperature).await?;
-                if run.skipped.is_empty() {
+                kept.note(&mut run);
+                if !left.is_empty() {
+                    // From here on a scoring that is taken up again need not try them anew.
+                    self.store.note_funnel(&scoring.attempt.job, round.id, &run).await?;
+                    run.skipped = self.views(scoring, &columns, &left, &kept, temperature).await?;
+                }
+                if run.skipped.is_empty() && !left.is_empty() {
                     run.skipped = kept.untried(funnel.zooms).unwrap_or_default();
                 }
             }

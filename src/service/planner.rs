@@ -90,6 +90,7 @@ impl Service {
         let mut columns = self.read_columns(&scope, funnel.temperature, reading(pool, &run)).await?;
         if !columns.candidate.contains(&true) {
             let columns = Columns::cold(self.store.unscored_candidates(&scope).await?);
+            run.abstention.clear();
             run.candidates = columns.len() as u64;
             return Ok(Scene { columns, information: None, shards: Vec::new(), run });
         }

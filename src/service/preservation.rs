@@ -10,10 +10,9 @@ use super::{
     columns::tempered,
     deeper::{reference_class, right_class},
     score_round::Scoring,
-    zoom::SIDES,
 };
 use crate::{
-    domain::{Dropped, Sample, SampleId, Split, Transform},
+    domain::{Dropped, FunnelRun, Sample, SampleId, Split, Transform},
     engine::Depth,
 };
 
@@ -31,9 +30,23 @@ pub(super) struct Kept {
     pub tried: u64,
     /// Right answers that zooms were tried on.
     pub zooms_tried: u64,
+    /// How many zooms were tried.
+    pub zooms_asked: u64,
 }
 
 impl Kept {
+    /// As an earlier account has it.
+    pub fn noted(run: FunnelRun) -> Self {
+        let FunnelRun { dropped, tried, zooms_tried, zooms_asked, .. } = run;
+        Self { dropped, tried, zooms_tried, zooms_asked }
+    }
+
+    /// Writes it into an account.
+    pub fn note(&self, run: &mut FunnelRun) {
+        run.dropped.clone_from(&self.dropped);
+        (run.tried, run.zooms_tried, run.zooms_asked) = (self.tried, self.zooms_tried, self.zooms_asked);
+    }
+
     fn keeps(&self, transform: Transform, index: usize) -> bool {
         self.dropped.iter().all(|d| d.transform != transform || d.index != index as u64)
     }
@@ -49,11 +62,11 @@ impl Kept {
         kept.map(|(_, wording)| wording.clone()).collect()
     }
 
-    /// The zooms that are kept of `asked`, as places in [`SIDES`]. A part of an image is not the image: it counts only where
+    /// The zooms that are kept of `asked`, as places in `zoom::SIDES`. A part of an image is not the image: it counts only where
     /// it was tried on enough.
     pub fn zooms(&self, asked: u32) -> Vec<usize> {
         let tried = self.zooms_tried >= TRIED_MIN;
-        let all = 0..(asked as usize).min(SIDES.len());
+        let all = 0..(asked as usize).min(self.zooms_asked as usize);
         all.filter(|&zoom| tried && self.keeps(Transform::Zoom, zoom + 1)).collect()
     }
 
@@ -114,7 +127,8 @@ impl Trials {
             drop.then_some(Dropped { transform, index: index as u64, flip_rate, tried })
         });
         let zooms_tried = self.zooms.first().map_or(0, |&(tried, _)| tried);
-        Kept { dropped: dropped.collect(), tried: self.right, zooms_tried }
+        let zooms_asked = self.zooms.len().saturating_sub(1) as u64;
+        Kept { dropped: dropped.collect(), tried: self.right, zooms_tried, zooms_asked }
     }
 }
 
@@ -250,7 +264,7 @@ mod tests {
         trials.note(&depth([0.9, 0.9, 0.9, 0.1, 0.9, 0.9]), None, 0);
         assert_eq!(trials.verdict(0.05).dropped, []);
         let dropped = Dropped { transform: Transform::View, index: 1, flip_rate: 0.5, tried: 40 };
-        let kept = Kept { dropped: vec![dropped], tried: 40, zooms_tried: 0 };
+        let kept = Kept { dropped: vec![dropped], tried: 40, zooms_tried: 0, zooms_asked: 0 };
         assert_eq!(kept.of(&depth([0.5, 0.25, 0.75, 0.1, 0.1, 0.1])), [0.5, 0.5, 0.25, 0.75, 0.75, 0.25]);
         assert_eq!(kept.views(2), 1);
     }

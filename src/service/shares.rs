@@ -28,6 +28,10 @@ pub(super) fn observed(
     for one in taught {
         let control = (one.before.arm == Arm::RandomControl).then_some(BanditArm::Random);
         let Some(arm) = one.bandit_arm.or(control) else { continue };
+        // What is learnt of a sample without an answer is that it has none, which any of its kind would teach.
+        if one.before.answer == abstention {
+            continue;
+        }
         let Some((before, after)) = beliefs(answers, &abstention, one) else { continue };
         rounds.entry(one.round).or_default().push((arm, after.right.ln() - before.right.ln()));
     }

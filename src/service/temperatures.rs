@@ -18,6 +18,9 @@ use crate::{
     engine::EngineError,
 };
 
+/// Control answers read at most: those that say that there is none are left out.
+const READ: usize = 4 * NEWEST;
+
 /// An answer distribution as logits, and the place of the right answer.
 type Known = (Vec<f32>, usize);
 
@@ -25,10 +28,11 @@ impl Service {
     /// The temperature of direct answers, and how many it was fitted on.
     pub(super) async fn temperature(&self, scoring: &Scoring<'_>) -> Result<(f64, u64), Interrupted> {
         let pool = &scoring.pool;
-        let before = self.store.control_before(pool.id, self.now(), NEWEST).await?;
-        // That there is no answer had never been taught when they were first asked: a matter of knowledge and no calibration.
+        let before = self.store.control_before(pool.id, self.now(), READ).await?;
+        // Whether there is an answer at all is a matter of what was taught and not of calibration: the base gives that word no
+        // probability to speak of, and no temperature mends that.
         let abstention = normalise(&pool.policy.abstention);
-        let answered = before.iter().filter(|one| one.answer != abstention);
+        let answered = before.iter().filter(|one| one.answer != abstention).take(NEWEST);
         let known = answered.filter_map(|one| {
             let right = right_class(&pool.answers, one)?;
             Some((logits(&mean(&one.probabilities, one.probabilities.len() / one.members)), right))

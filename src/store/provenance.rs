@@ -1,7 +1,7 @@
 //! Provenance of rounds: written with what it is about, read when somebody asks why.
 
-use super::Store;
-use crate::domain::{FunnelRun, PlanRun, Provenance, Result, RoundId};
+use super::{Store, jobs};
+use crate::domain::{FunnelRun, Job, PlanRun, Provenance, Result, RoundId};
 use sqlx::{PgConnection, types::Json};
 
 /// Adds a plan to the provenance of a round.
@@ -31,6 +31,15 @@ pub(super) async fn set_funnel(conn: &mut PgConnection, round: RoundId, run: &Fu
 }
 
 impl Store {
+    /// Notes what a scoring under way has found out, so that it need not find it out again when it is taken up.
+    pub async fn note_funnel(&self, job: &Job, round: RoundId, run: &FunnelRun) -> Result<()> {
+        let mut tx = self.pool.begin().await?;
+        jobs::fence(&mut tx, job).await?;
+        set_funnel(&mut tx, round, run).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// How the round's samples were scored and chosen.
     pub async fn provenance(&self, round: RoundId) -> Result<Provenance> {
         let found = sqlx::query_scalar!(

@@ -80,6 +80,14 @@ async fn what_is_told_beside_changes_nothing_and_blind_means_that_no_image_count
         assert_same(blind(0), blind(1), 2e-5, "two images, neither of which is seen");
         let (one, other) = (&told[0].probabilities[..3], &told[1].probabilities[..3]);
         assert!(one.iter().zip(other).any(|(a, b)| (a - b).abs() > 1e-4), "{family}: seen, they differ");
+        // What stands between two images has seen the first.
+        let two = families::about_two();
+        let swapped = ScoreItem { images: two.images.iter().rev().cloned().collect(), ..two.clone() };
+        let both =
+            look(&engine, vec![worded(two, &[]), worded(swapped, &[])], Deep { beside: true, ..how }).await;
+        let besides: Vec<&Beside> = both.iter().map(|depth| depth.beside.as_ref().unwrap()).collect();
+        assert!(besides.iter().all(|beside| beside.maps.len() == 2), "{family}");
+        assert_same(&besides[0].blind, &besides[1].blind, 2e-5, "whichever comes first, neither is seen");
         let alone = look(&engine, vec![item(9)], Deep { views: 1, beside: true, ..how }).await;
         assert_same(&alone[0].beside.as_ref().unwrap().blind, blind(0), 2e-5, "one view, alone");
     }

@@ -11,7 +11,7 @@ pub(super) async fn engine_of(family: &str) -> Engine {
 }
 
 /// A question about two pictures of different shapes.
-fn about_two() -> ScoreItem {
+pub(super) fn about_two() -> ScoreItem {
     let wide = image::RgbImage::from_fn(60, 24, |x, y| image::Rgb([(x * 4) as u8, (y * 9) as u8, 90]));
     let mut bytes = std::io::Cursor::new(Vec::new());
     wide.write_to(&mut bytes, image::ImageFormat::Png).unwrap();

@@ -19,7 +19,7 @@ use super::memory::{Memory, Seen};
 use super::record::Metric;
 use super::select::{Candidates, Choice, config};
 use super::taught::{Labels, Lesson, lesson, signals};
-use super::worth::{Columns, Look, Spent, mean, value_of};
+use super::worth::{Columns, Look, Spent, mean, mean_of, tempered, value_of};
 use crate::acquisition::{self, Embeddings, PlanConfig, PlanInput, Scores, temperature};
 use crate::domain::{Arm, Decision, Stage, Strategy};
 use crate::engine::Score;
@@ -129,11 +129,14 @@ impl Candidates<'_> {
         let terms =
             self.terms(open, &columns, &tiers, Look { temperature: warmth, seed }, &mut spent).await?;
         let family = |row: &usize| &self.world.pool[*row].sample.family;
+        let known = labels.0.values().any(|said| said.answer == UNANSWERABLE);
         let own = |at: usize| self.unanswerable(open[at], &here[at], warmth);
         let rho = open.iter().enumerate().map(|(at, row)| {
             let of = |map: &BTreeMap<String, f32>| map.get(family(row)).copied();
             let unanswerable = match method.answerable {
-                true => own(at),
+                // As the service does it: from when a version has learnt that some have none.
+                true if known => own(at),
+                true => 0.0,
                 false => of(&taught.unanswerable).unwrap_or(0.0),
             };
             of(&taught.rho).unwrap_or(1.0) * (1.0 - unanswerable)
@@ -221,7 +224,8 @@ impl Candidates<'_> {
     fn unanswerable(&self, row: usize, score: &Score, temperature: f32) -> f32 {
         let choices = &self.world.pool[row].sample.choices;
         let none = choices.iter().position(|choice| choice == UNANSWERABLE);
-        let mean = temperature::apply(&mean(score), temperature);
+        let members = if score.members.is_empty() { &score.probabilities } else { &score.members };
+        let mean = mean_of(&tempered(members, choices.len().max(1), temperature), choices.len().max(1));
         none.and_then(|none| mean.get(none).copied()).unwrap_or(0.0)
     }
 

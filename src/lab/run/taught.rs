@@ -69,7 +69,8 @@ pub fn lesson(
             terms.push(seen.terms);
             realised.push(before - after);
         }
-        if let Some(arm) = seen.bandit_arm.or(seen.control.then_some(BanditArm::Random)) {
+        let arm = seen.bandit_arm.or(seen.control.then_some(BanditArm::Random));
+        if let Some(arm) = arm.filter(|_| none != Some(right)) {
             rounds.entry(seen.round).or_default().push((arm, before - after));
         }
     }

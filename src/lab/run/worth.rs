@@ -178,7 +178,7 @@ pub fn mean(score: &Score) -> Vec<f32> {
     mean_of(&score.members, score.probabilities.len())
 }
 
-fn mean_of(members: &[f32], classes: usize) -> Vec<f32> {
+pub(super) fn mean_of(members: &[f32], classes: usize) -> Vec<f32> {
     let mut sum = vec![0f64; classes];
     let rows = members.chunks_exact(classes.max(1));
     let count = rows.len().max(1) as f64;
@@ -186,7 +186,7 @@ fn mean_of(members: &[f32], classes: usize) -> Vec<f32> {
     sum.into_iter().map(|sum| (sum / count) as f32).collect()
 }
 
-fn tempered(rows: &[f32], classes: usize, by: f32) -> Vec<f32> {
+pub(super) fn tempered(rows: &[f32], classes: usize, by: f32) -> Vec<f32> {
     rows.chunks_exact(classes.max(1)).flat_map(|row| temperature::apply(row, by)).collect()
 }
 

@@ -182,8 +182,9 @@ impl ImageProcessor {
         self.cut_up(decode::decode(bytes, limits)?)
     }
 
-    /// Decodes an image and prepares what lies in `window` of it: left, top, right and bottom as shares of the upright
-    /// picture's sides. It is widened to whole pixels, and to one at least.
+    /// Decodes an image and prepares what lies in `window` of it, enlarged: left, top, right and bottom as shares of the
+    /// upright picture's sides. It is widened to whole pixels, and to one at least; a processor that takes pictures in their
+    /// own size is given it as large as the whole picture.
     ///
     /// Errors: as [`ImageProcessor::prepare`]; a window that is not within the picture.
     pub fn prepare_window(
@@ -194,7 +195,16 @@ impl ImageProcessor {
     ) -> Result<Pixels, ModelError> {
         let image = decode::decode(bytes, limits)?;
         let [x, y, width, height] = pixels_of(window, image.width(), image.height())?;
-        self.cut_up(image::imageops::crop_imm(&image, x, y, width, height).to_image())
+        let part = image::imageops::crop_imm(&image, x, y, width, height).to_image();
+        match &self.0 {
+            // Tiles are stretched to one size, whatever they are cut from.
+            Kind::Tiles(own) => own.prepare(part),
+            Kind::Patches(own) if own.resize => {
+                let (wide, high) = (image.width(), image.height());
+                own.prepare(stretch(&part, wide, high, own.filter)?)
+            }
+            Kind::Patches(own) => own.prepare(part),
+        }
     }
 
     fn cut_up(&self, image: RgbImage) -> Result<Pixels, ModelError> {

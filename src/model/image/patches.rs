@@ -15,13 +15,13 @@ use crate::model::resize::Filter;
 /// The settings of `preprocessor_config.json`.
 #[derive(Debug, Clone)]
 pub(super) struct Patcher {
-    resize: bool,
+    pub resize: bool,
     least: u64,
     most: u64,
     pub patch: u32,
     pub frames: u32,
     pub merge: u32,
-    filter: Filter,
+    pub filter: Filter,
     pub levels: Levels,
 }
 
