@@ -20,7 +20,7 @@ use crate::{
     domain::{
         Error, Funnel, FunnelRun, Result, SampleId, job::Progress, label::normalise, uncertainty::divergence,
     },
-    engine::{Cost, Deep, DeepItem, Depth, EngineError},
+    engine::{Cost, Deep, DeepItem, Depth, EngineError, ModelRef},
     store::{Depths, Learnt, Scope, Tier},
 };
 
@@ -219,18 +219,8 @@ impl Service {
         if items.is_empty() {
             return Ok(Ok(found));
         }
-        let command = |model| {
-            let asked = self.engine.look_deeper(model, items.clone(), how);
-            async move {
-                match asked.await {
-                    // What it is asked is sound: it cannot look so.
-                    Err(EngineError::Invalid(reason)) => Ok(Err(reason)),
-                    other => other.map(Ok),
-                }
-            }
-        };
-        let asked = scoring.attempt.patiently(|| self.with_version(&scoring.version, command)).await?;
-        let reply = match asked {
+        let look = |model| self.engine.look_deeper(model, items.clone(), how);
+        let reply = match self.where_able(scoring, look).await? {
             Ok(reply) => reply,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -239,6 +229,30 @@ impl Service {
             found[place] = depth.ok();
         }
         Ok(Ok(found))
+    }
+}
+
+impl Service {
+    /// Asks the engine with the scoring's version, as patiently as its attempt is; the inner error is why an engine cannot
+    /// do what it is soundly asked for.
+    pub(super) async fn where_able<R, F>(
+        &self,
+        scoring: &Scoring<'_>,
+        ask: impl Fn(Option<ModelRef>) -> F,
+    ) -> Result<Result<R, String>, Interrupted>
+    where
+        F: Future<Output = Result<R, EngineError>>,
+    {
+        let command = |model| {
+            let asked = ask(model);
+            async move {
+                match asked.await {
+                    Err(EngineError::Invalid(reason)) => Ok(Err(reason)),
+                    other => other.map(Ok),
+                }
+            }
+        };
+        scoring.attempt.patiently(|| self.with_version(&scoring.version, command)).await
     }
 }
 

@@ -15,7 +15,6 @@ use super::{
 use crate::{
     acquisition::temperature::{Example, NEWEST, fit},
     domain::{Error, Result, Sample, Split, label::normalise},
-    engine::EngineError,
 };
 
 /// Control answers read at most: those that say that there is none are left out.
@@ -62,21 +61,15 @@ impl Service {
                 .zip(shard)
                 .filter_map(|(item, (_, right))| Some((item.ok()?, *right)))
                 .unzip();
-            let command = |model| {
-                let asked = self.engine.score_reasoned(model, items.clone());
-                async move {
-                    match asked.await {
-                        // What it is asked is sound: a model that cannot reason has no such mode.
-                        Err(EngineError::Invalid(reason)) => {
-                            tracing::info!(reason, "answers after reasoning keep their probabilities");
-                            Ok(None)
-                        }
-                        other => other.map(Some),
-                    }
+            let reason = |model| self.engine.score_reasoned(model, items.clone());
+            let reply = match self.where_able(scoring, reason).await? {
+                Ok(reply) => reply,
+                // A model that cannot reason has no such mode.
+                Err(reason) => {
+                    tracing::info!(reason, "answers after reasoning keep their probabilities");
+                    return Ok((1.0, 0));
                 }
             };
-            let reply = attempt.patiently(|| self.with_version(&scoring.version, command)).await?;
-            let Some(reply) = reply else { return Ok((1.0, 0)) };
             let scores = reply.scores.into_iter().zip(rights);
             known.extend(scores.filter_map(|(score, right)| {
                 let p = score.ok()?.probabilities;

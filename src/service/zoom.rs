@@ -8,7 +8,7 @@
 use super::{Service, attempt::Interrupted, columns::tempered, deeper::counted, score_round::Scoring};
 use crate::{
     domain::{SampleId, uncertainty},
-    engine::{AttentionMap, Depth, EngineError, Window, ZoomItem},
+    engine::{AttentionMap, Depth, Window, ZoomItem},
 };
 
 /// Sides of what is shown, as shares of the image's: a policy of so many zooms takes the first ones.
@@ -51,19 +51,10 @@ impl Service {
         if items.is_empty() {
             return Ok(found);
         }
-        let command = |model| {
-            let asked = self.engine.zoom(model, items.clone());
-            async move {
-                match asked.await {
-                    // As with looks: an engine that cannot do it costs the term, never the plan.
-                    Err(EngineError::Invalid(reason)) => Ok(Err(reason)),
-                    other => other.map(Ok),
-                }
-            }
-        };
-        let asked = scoring.attempt.patiently(|| self.with_version(&scoring.version, command)).await?;
-        let reply = match asked {
+        let zoom = |model| self.engine.zoom(model, items.clone());
+        let reply = match self.where_able(scoring, zoom).await? {
             Ok(reply) => reply,
+            // As with looks: an engine that cannot do it costs the term, never the plan.
             Err(reason) => {
                 tracing::warn!(reason, "the engine cannot zoom: these samples keep their visual term");
                 return Ok(found);
