@@ -19,6 +19,8 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
+mod durable;
+
 /// Blobs written to a remote store at once.
 const TRANSFERS: usize = 8;
 
@@ -236,7 +238,8 @@ impl Blobs {
 
     /// Stores `content` and returns its key; does nothing if it is stored already.
     ///
-    /// A remote store has it durably when this returns. A local one has it after [`Blobs::sync`].
+    /// A remote store has it durably when this returns. A local one has it after [`Blobs::sync`]; see
+    /// [`Blobs::put_durably`] for a single one.
     pub async fn put(&self, kind: BlobKind, content: Bytes) -> Result<BlobKey, BlobError> {
         let key = BlobKey::of(kind, &content);
         self.put_as(&key, content).await?;
@@ -316,20 +319,6 @@ impl Blobs {
         };
         std::thread::Builder::new().name("blobs".to_owned()).spawn(write).map_err(failed)?;
         ended.await.map_err(|_| failed(std::io::Error::other("the thread that writes files panicked")))?
-    }
-
-    /// Makes everything put before durable; to be called before the transaction that names it commits.
-    pub async fn sync(&self) -> Result<(), BlobError> {
-        let Some(path) = self.folder.clone() else { return Ok(()) };
-        let failed = |source| BlobError::Sync { path: path.clone(), source };
-        let folder = path.clone();
-        // One sync of the file system costs about as much as one of a single small file.
-        let synced = tokio::task::spawn_blocking(move || {
-            let folder = std::fs::File::open(folder)?;
-            nix::unistd::syncfs(folder).map_err(std::io::Error::from)
-        });
-        let synced = synced.await.map_err(|error| failed(std::io::Error::other(error)))?;
-        synced.map_err(|fault| if is_full(fault.kind()) { self.full_error(0, &fault) } else { failed(fault) })
     }
 
     /// The content of `key`, checked against its hash.

@@ -23,6 +23,7 @@ pub mod http;
 pub mod inspect;
 pub mod lab;
 pub mod model;
+pub mod priority;
 pub mod service;
 pub mod settings;
 pub mod store;

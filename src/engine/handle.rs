@@ -8,6 +8,7 @@ use super::prepare::Preparer;
 use super::queue::{Lane, Queue, Refused};
 use super::thread::{Gauges, Machine};
 use super::{EngineConfig, EngineError, EngineHealth, EngineInfo, ForkId, ModelRef, Source};
+use crate::priority;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -96,15 +97,22 @@ impl Engine {
         let chunk_tokens = config.token_budget.saturating_mul(CHUNK_BUDGETS);
         let farewell = Farewell { queue: queue.clone(), gauges: gauges.clone(), ended: farewell };
         let own = gauges.clone();
-        let body = move || match Machine::open(&config, promote, own) {
-            Ok(machine) => {
-                if ready.send(Ok(machine.introduction())).is_ok() {
-                    machine.run(&farewell.queue);
-                }
+        let body = move || {
+            // Before its library starts threads of its own, which inherit it. Steps take from milliseconds to seconds, and
+            // annotators' requests a few milliseconds: these need not wait for a slice to end.
+            if let Err(error) = priority::stand_back(0) {
+                tracing::debug!(%error, "the system does not let the engine give way");
             }
-            Err(error) => {
-                // A starter that left meanwhile wants no answer.
-                let _ = ready.send(Err(error));
+            match Machine::open(&config, promote, own) {
+                Ok(machine) => {
+                    if ready.send(Ok(machine.introduction())).is_ok() {
+                        machine.run(&farewell.queue);
+                    }
+                }
+                Err(error) => {
+                    // A starter that left meanwhile wants no answer.
+                    let _ = ready.send(Err(error));
+                }
             }
         };
         std::thread::Builder::new().name("engine".to_owned()).spawn(body).map_err(|e| {

@@ -147,6 +147,9 @@ impl Columns {
 
     /// Takes samples out of what may be chosen.
     pub fn withdraw(&mut self, samples: &[SampleId]) {
+        if samples.is_empty() {
+            return;
+        }
         let samples: HashSet<&SampleId> = samples.iter().collect();
         for (candidate, id) in self.candidate.iter_mut().zip(&self.ids) {
             *candidate &= !samples.contains(id);

@@ -30,7 +30,7 @@ impl Service {
     ) -> Result<BlobKey, Interrupted> {
         let mut pause = PAUSE;
         loop {
-            let error = match self.put_durably(kind, content.clone()).await {
+            let error = match self.blobs.put_durably(kind, content.clone()).await.map_err(Error::from) {
                 Ok(key) => {
                     if pause > PAUSE {
                         tracing::info!("stored at last: the job goes on");
@@ -53,12 +53,6 @@ impl Service {
                 stop = attempt.stopped() => return Err(stop),
             }
         }
-    }
-
-    async fn put_durably(&self, kind: BlobKind, content: Bytes) -> Result<BlobKey> {
-        let key = self.blobs.put(kind, content).await?;
-        self.blobs.sync().await?;
-        Ok(key)
     }
 
     async fn note(&self, attempt: &Attempt, text: &str) {

@@ -7,7 +7,6 @@ use super::{
     Service,
     attempt::{Attempt, Interrupted},
     planner::Viewpoint,
-    snapshot::Snapshot,
 };
 use crate::store::NewPlan;
 
@@ -32,13 +31,12 @@ impl Service {
         let scene = self.scene(&view).await?;
         attempt.check()?;
         // Choosing cannot be interrupted, but it need not be waited for: its result is dropped.
-        let (scene, mut choice) = tokio::select! {
+        let (mut choice, snapshot) = tokio::select! {
             chosen = self.choose(scene) => chosen?,
             stop = attempt.stopped() => return Err(stop),
         };
         attempt.check()?;
-        let snapshot = Snapshot::of(&scene.columns, scene.information.is_none());
-        choice.run.snapshot = self.keep_snapshot(&snapshot).await?;
+        choice.run.snapshot = self.keep_snapshot(snapshot).await?;
         attempt.crash_point("before_plan");
         let (fallback, candidates) = (choice.run.fallback, choice.run.candidates);
         let plan =

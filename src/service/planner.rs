@@ -17,6 +17,7 @@ use crate::{
     domain::{Arm, Error, Fallback, PlanRun, Pool, Result, Round, SampleId, Stage, Strategy, Time, Version},
     store::{EmbeddingShard, PlanEntry, Scope},
 };
+use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 
 /// Labelled samples that weights are fitted on at most.
@@ -87,14 +88,13 @@ impl Service {
         if lesson.knows_unanswerable() {
             run.abstention.clone_from(&pool.policy.abstention);
         }
-        let mut columns = self.read_columns(&scope, funnel.temperature, reading(pool, &run)).await?;
+        let columns = self.read_columns(&scope, funnel.temperature, reading(pool, &run)).await?;
         if !columns.candidate.contains(&true) {
             let columns = Columns::cold(self.store.unscored_candidates(&scope).await?);
             run.abstention.clear();
             run.candidates = columns.len() as u64;
             return Ok(Scene { columns, information: None, shards: Vec::new(), run });
         }
-        lesson.enter(&columns, &mut run);
         // What a person has pinned goes before what labels say.
         let pinned =
             round.and_then(|round| round.decision.as_ref()).is_some_and(|known| known.pinned.is_some());
@@ -109,12 +109,15 @@ impl Service {
         if most > 0 {
             let round = round.map(|round| round.id);
             run.doubted = self.doubted(pool, version.id, round, most).await?;
-            columns.withdraw(&run.doubted);
         }
-        run.candidates = columns.candidate.iter().filter(|&&is| is).count() as u64;
-        run.labelled = columns.centre.iter().filter(|&&is| is).count() as u64;
         let shards = self.store.embedding_shards(version.id, watermark).await?;
-        warm(columns, shards, run).await
+        warm(columns, shards, run, move |columns, run| {
+            lesson.enter(columns, run);
+            columns.withdraw(&run.doubted);
+            run.candidates = columns.candidate.iter().filter(|&&is| is).count() as u64;
+            run.labelled = columns.centre.iter().filter(|&&is| is).count() as u64;
+        })
+        .await
     }
 
     /// What an earlier plan was made of, as it was then.
@@ -140,11 +143,12 @@ impl Service {
         }
         (columns.candidate, columns.centre) = (candidate, centre);
         let shards = self.store.embedding_shards(version, watermark).await?;
-        warm(columns, shards, run).await
+        warm(columns, shards, run, |_, _| {}).await
     }
 
-    /// Makes the choice, off the runtime and behind whoever asks meanwhile; the scene comes back with it.
-    pub(super) async fn choose(&self, scene: Scene) -> Result<(Scene, Choice)> {
+    /// Makes the choice, off the runtime and behind whoever asks meanwhile, where the scene is also let go: giving back what a
+    /// million samples take holds a thread up. With it comes what it was made from, as [`Snapshot`] keeps it.
+    pub(super) async fn choose(&self, scene: Scene) -> Result<(Choice, Bytes)> {
         let service = self.clone();
         let laid = background::reading(move || async move {
             let layout = service.lay_out(&scene.columns, &scene.shards).await?;
@@ -153,7 +157,8 @@ impl Service {
         let (scene, layout) = laid.await?;
         let chosen = background::behind(move || {
             let choice = choose(&scene, &layout)?;
-            Ok::<_, SelectError>((scene, choice))
+            let snapshot = Snapshot::of(&scene.columns, scene.information.is_none());
+            Ok::<_, SelectError>((choice, snapshot.to_bytes().into()))
         });
         chosen.await?.map_err(Error::internal)
     }
@@ -165,9 +170,15 @@ fn reading<'a>(pool: &'a Pool, run: &'a PlanRun) -> Reading<'a> {
     Reading { space: &pool.answers, distributions, abstention: &run.abstention }
 }
 
-/// A scene with what its columns come to, which regressions find.
-async fn warm(columns: Columns, shards: Vec<EmbeddingShard>, run: PlanRun) -> Result<Scene> {
+/// A scene with what its columns come to, which regressions find, once `enter` has made both ready for it.
+async fn warm(
+    mut columns: Columns,
+    shards: Vec<EmbeddingShard>,
+    mut run: PlanRun,
+    enter: impl FnOnce(&mut Columns, &mut PlanRun) + Send + 'static,
+) -> Result<Scene> {
     let valued = background::behind(move || {
+        enter(&mut columns, &mut run);
         let information = columns.information(&run.weights, &run.learnability)?;
         Ok::<_, SelectError>(Scene { columns, information: Some(information), shards, run })
     });

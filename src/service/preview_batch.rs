@@ -71,7 +71,7 @@ impl Service {
             spare_share: 0.0,
             seed,
         };
-        let (_, choice) = self.choose(self.scene(&view).await?).await?;
+        let (choice, _) = self.choose(self.scene(&view).await?).await?;
         let ids: Vec<_> = choice.items.iter().map(|item| item.sample).collect();
         let mut names = self.store.sample_names(&ids).await?;
         let items = (0..).zip(choice.items).map(|(rank, entry)| {

@@ -73,7 +73,7 @@ impl Service {
         let ranks = run.first_rank..run.first_rank + run.planned;
         let stored = self.store.planned(round.id, ranks.clone()).await?;
         let scene = self.scene_of(pool, round, run).await?;
-        let (_, choice) = self.choose(scene).await?;
+        let (choice, _) = self.choose(scene).await?;
         let ids: Vec<_> = choice.items.iter().map(|item| item.sample).collect();
         let names = self.store.sample_names(&ids).await?;
         let mut stored = stored.into_iter().peekable();

@@ -116,8 +116,7 @@ impl Service {
         if bytes.is_empty() {
             return Ok((rows, ShardBlob::default()));
         }
-        let key = self.blobs.put(BlobKind::Embeddings, bytes.into()).await?;
-        self.blobs.sync().await?;
+        let key = self.blobs.put_durably(BlobKind::Embeddings, bytes.into()).await?;
         Ok((rows, ShardBlob { key: key.as_str().to_owned(), dim, imported: import.dim.is_some() }))
     }
 

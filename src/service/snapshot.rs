@@ -8,6 +8,7 @@ use crate::{
     blobs::{BlobKey, BlobKind},
     domain::{Error, Result, SampleId},
 };
+use bytes::Bytes;
 use uuid::Uuid;
 
 /// What a plan chose from.
@@ -27,7 +28,7 @@ impl Snapshot {
         Self::Warm { candidate: columns.candidate.clone(), centre: columns.centre.clone() }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let header = |kind: u8, len: usize| {
             let mut bytes = vec![kind];
             bytes.extend((len as u64).to_le_bytes());
@@ -77,9 +78,8 @@ fn unpacked(bytes: &[u8], len: usize) -> Vec<bool> {
 
 impl Service {
     /// Keeps what a plan chose from; the answer is its key.
-    pub(super) async fn keep_snapshot(&self, snapshot: &Snapshot) -> Result<String> {
-        let key = self.blobs.put(BlobKind::Candidates, snapshot.to_bytes().into()).await?;
-        self.blobs.sync().await?;
+    pub(super) async fn keep_snapshot(&self, snapshot: Bytes) -> Result<String> {
+        let key = self.blobs.put_durably(BlobKind::Candidates, snapshot).await?;
         Ok(key.as_str().to_owned())
     }
 

@@ -79,11 +79,7 @@ impl Service {
         let version = self.store.commit_version(&attempt.job, &new, self.now()).await?;
         attempt.crash_point("after_commit");
         // Where an old version had the same weights, these may have been deleted before ours were committed.
-        let kept = async {
-            self.blobs.put(BlobKind::Adapter, snapshot).await?;
-            self.blobs.sync().await
-        };
-        if let Err(error) = kept.await {
+        if let Err(error) = self.blobs.put_durably(BlobKind::Adapter, snapshot).await {
             tracing::warn!(%error, version = version.number, "not known whether the version's weights are still stored");
         }
         let (number, passed) = (version.number, new.gate.passed);

@@ -141,6 +141,7 @@ impl Store {
         with_probabilities: bool,
         mut take: impl FnMut(ScoreRow),
     ) -> Result<()> {
+        let mut aside = self.aside().await?;
         let mut rows = sqlx::query!(
             r#"SELECT c.sample_id, md5(s.image_keys::text)::uuid AS "image!", s.group_name, c.shard AS "shard!",
                c.shard_row AS "place!",
@@ -173,7 +174,7 @@ impl Store {
             micros(scope.now),
             with_probabilities
         )
-        .fetch(&self.pool);
+        .fetch(&mut *aside);
         while let Some(r) = rows.try_next().await? {
             take(ScoreRow {
                 sample: SampleId(r.sample_id),
@@ -206,6 +207,7 @@ impl Store {
 
     /// Candidates of a scope that have no score, in the order they came: what a cold start chooses from.
     pub async fn unscored_candidates(&self, scope: &Scope) -> Result<Vec<Unscored>> {
+        let mut aside = self.aside().await?;
         let mut rows = sqlx::query!(
             r#"SELECT s.id, md5(s.image_keys::text)::uuid AS "image!", s.group_name FROM samples s
                WHERE s.pool_id = $1 AND s.split = 'POOL' AND s.state = 'UNLABELLED'
@@ -218,7 +220,7 @@ impl Store {
             scope.round.map_or(Uuid::nil(), Uuid::from),
             micros(scope.now)
         )
-        .fetch(&self.pool);
+        .fetch(&mut *aside);
         let mut found = Vec::new();
         while let Some(r) = rows.try_next().await? {
             found.push(Unscored { sample: SampleId(r.id), image: r.image, family: r.group_name });

@@ -6,6 +6,7 @@
 //! job, samples (by id), slots (by sample), pool, round, versions.
 //! Deliberately absent: tensors, blobs, gRPC, clocks.
 
+mod aside;
 mod budget;
 mod claim;
 mod claim_clerk;

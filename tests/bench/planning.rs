@@ -1,5 +1,8 @@
-//! [next_batch_planning] NextBatch while the same process plans a round of a million samples, beside the same without.
+//! [next_batch_planning] NextBatch while the same process plans a round of a million samples, beside the same without, and
+//! beside a machine that is merely busy.
 //!
+//! The last is the floor for work that stands back: as many threads as there are cores count to themselves at the same
+//! priority, touching neither memory nor database. What a planning adds to it is the planning's own.
 //! Real: the service with its worker, Postgres, the job PLAN from its claim to the written plan (scores read, a million
 //! embeddings laid out, the default strategy, provenance and places written), and annotators over gRPC. Synthetic: the
 //! million samples, their scores and their embeddings, which are written as a scoring would leave them; the pool that
@@ -56,6 +59,7 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
     // A first draw opens the connections and warms the caches.
     asked_for(&server, Duration::from_secs(3)).await?;
     let mut alone = asked_for(&server, ALONE).await?;
+    let mut busy = spinning(&server).await?;
     let job = begin(&server).await?;
     let over = Arc::new(AtomicBool::new(false));
     let (beside, took) = tokio::join!(annotate(&server, over.clone()), ended(&server, job, &over));
@@ -68,8 +72,37 @@ pub async fn run(report: &mut Report) -> anyhow::Result<()> {
         let (with, without) = (quantile(&mut beside, share) * 1e3, quantile(&mut alone, share) * 1e3);
         let what = if share < 0.9 { "p50 without a planning, ms" } else { "p99 without a planning, ms" };
         report.against(name, with, if share < 0.9 { "ms (p50)" } else { "ms (p99)" }, (what, without), None);
+        let (name, what) = match share < 0.9 {
+            true => ("next_batch_planning.floor_p50", "p50 beside spinning threads, ms"),
+            false => ("next_batch_planning.floor", "p99 beside spinning threads, ms"),
+        };
+        let floor = quantile(&mut busy, share) * 1e3;
+        report.against(name, with, if share < 0.9 { "ms (p50)" } else { "ms (p99)" }, (what, floor), None);
     }
     Ok(())
+}
+
+/// Annotators beside a thread per core that stands back as a planning's do, and does nothing but count.
+async fn spinning(server: &Server) -> anyhow::Result<Vec<f64>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let cores = std::thread::available_parallelism()?.get();
+    let spin = |_| {
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            active_vlm::priority::stand_back(10)?;
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::black_box(0);
+            }
+            std::io::Result::Ok(())
+        })
+    };
+    let threads: Vec<_> = (0..cores).map(spin).collect();
+    let asked = asked_for(server, ALONE).await;
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().map_err(|_| anyhow::anyhow!("a spinning thread panicked"))??;
+    }
+    asked
 }
 
 /// The pool `million`: samples and scores by SQL, embeddings as blobs, as a scoring would leave them.
@@ -117,6 +150,8 @@ async fn fill(server: &Server) -> anyhow::Result<()> {
         shard += 1;
     }
     server.db.execute("VACUUM ANALYZE").await?;
+    // Or the plan's reading would have to write the filling's pages before it has room for its own.
+    server.db.execute("CHECKPOINT").await?;
     Ok(())
 }
 
