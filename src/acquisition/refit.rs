@@ -14,7 +14,8 @@ use super::{SelectError, check_finite};
 const MIN_ROWS: usize = 30;
 /// The belief in weights of 1 counts as much as this many typical rows.
 const PRIOR_ROWS: f64 = 30.0;
-const WIDTH: usize = 4;
+/// Terms of the value.
+const TERMS: usize = 4;
 
 /// Refitted weights and how far to trust them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -35,11 +36,41 @@ pub struct Refit {
 /// A row of `terms` is a labelled sample's `[visual, language, reasoning, model]` in nats, as they entered the
 /// value; `realised` is what labelling it brought, in nats. `lambda` is 30 times the mean square of a term, so
 /// that it means the same whatever the size of the terms.
-pub fn refit(terms: &[[f32; WIDTH]], realised: &[f32]) -> Result<Refit, SelectError> {
+pub fn refit(terms: &[[f32; TERMS]], realised: &[f32]) -> Result<Refit, SelectError> {
+    let fit = fit(terms, realised)?;
+    Ok(Refit { weights: named(fit.w), rows: terms.len(), fitted: fit.fitted, r2: fit.r2 })
+}
+
+/// The same with a fifth term, what the others leave of the answer's entropy, and its weight beside the refit; `lambda` is
+/// still that of the four.
+pub fn refit_with_residual(
+    terms: &[[f32; TERMS + 1]],
+    realised: &[f32],
+) -> Result<(Refit, f32), SelectError> {
+    let fit = fit(terms, realised)?;
+    let [visual, language, reasoning, model, residual] = fit.w;
+    let weights = named([visual, language, reasoning, model]);
+    Ok((Refit { weights, rows: terms.len(), fitted: fit.fitted, r2: fit.r2 }, residual as f32))
+}
+
+fn named(w: [f64; TERMS]) -> Weights {
+    let [visual, language, reasoning, model] = w.map(|w| w as f32);
+    Weights { visual, language, reasoning, model }
+}
+
+struct Fit<const W: usize> {
+    w: [f64; W],
+    fitted: bool,
+    r2: Option<f32>,
+}
+
+fn fit<const W: usize>(terms: &[[f32; W]], realised: &[f32]) -> Result<Fit<W>, SelectError> {
     if terms.len() != realised.len() {
         return Err(SelectError::Shape { column: "realised", expected: terms.len(), got: realised.len() });
     }
-    for (j, column) in ["visual", "language", "reasoning", "model"].into_iter().enumerate() {
+    for (j, column) in
+        ["visual", "language", "reasoning", "model", "residual"].into_iter().enumerate().take(W)
+    {
         if let Some(index) = terms.iter().position(|row| !row[j].is_finite()) {
             return Err(SelectError::NonFinite { column, index, value: terms[index][j] });
         }
@@ -47,20 +78,20 @@ pub fn refit(terms: &[[f32; WIDTH]], realised: &[f32]) -> Result<Refit, SelectEr
     check_finite("realised", realised)?;
     let rows = terms.len();
     if rows < MIN_ROWS {
-        return Ok(Refit { weights: Weights::default(), rows, fitted: false, r2: None });
+        return Ok(Fit { w: [1.0; W], fitted: false, r2: None });
     }
-    let mut gram = [[0f64; WIDTH]; WIDTH];
-    let mut moment = [0f64; WIDTH];
+    let mut gram = [[0f64; W]; W];
+    let mut moment = [0f64; W];
     for (x, &y) in terms.iter().zip(realised) {
-        for i in 0..WIDTH {
+        for i in 0..W {
             moment[i] += f64::from(x[i]) * f64::from(y);
-            for j in 0..WIDTH {
+            for j in 0..W {
                 gram[i][j] += f64::from(x[i]) * f64::from(x[j]);
             }
         }
     }
-    let trace: f64 = (0..WIDTH).map(|i| gram[i][i]).sum();
-    let lambda = PRIOR_ROWS * trace / (WIDTH * rows) as f64;
+    let trace: f64 = (0..TERMS).map(|i| gram[i][i]).sum();
+    let lambda = PRIOR_ROWS * trace / (TERMS * rows) as f64;
     let w = descend(&gram, &moment, lambda);
 
     let mean = realised.iter().map(|&y| f64::from(y)).sum::<f64>() / rows as f64;
@@ -70,21 +101,20 @@ pub fn refit(terms: &[[f32; WIDTH]], realised: &[f32]) -> Result<Refit, SelectEr
         missed += (f64::from(y) - predicted).powi(2);
         spread += (f64::from(y) - mean).powi(2);
     }
-    let [visual, language, reasoning, model] = w.map(|w| w as f32);
     let r2 = (spread > 1e-12).then(|| (1.0 - missed / spread) as f32);
-    Ok(Refit { weights: Weights { visual, language, reasoning, model }, rows, fitted: true, r2 })
+    Ok(Fit { w, fitted: true, r2 })
 }
 
 /// Strictly convex for `lambda > 0`, so the descent has one place to go.
-fn descend(gram: &[[f64; WIDTH]; WIDTH], moment: &[f64; WIDTH], lambda: f64) -> [f64; WIDTH] {
-    let mut w = [1.0; WIDTH];
+fn descend<const W: usize>(gram: &[[f64; W]; W], moment: &[f64; W], lambda: f64) -> [f64; W] {
+    let mut w = [1.0; W];
     if lambda <= 0.0 {
         return w;
     }
     for _ in 0..500 {
         let mut moved = 0f64;
-        for i in 0..WIDTH {
-            let others: f64 = (0..WIDTH).filter(|&j| j != i).map(|j| gram[i][j] * w[j]).sum();
+        for i in 0..W {
+            let others: f64 = (0..W).filter(|&j| j != i).map(|j| gram[i][j] * w[j]).sum();
             let best = ((moment[i] - others + lambda) / (gram[i][i] + lambda)).max(0.0);
             moved = moved.max((best - w[i]).abs());
             w[i] = best;
@@ -112,6 +142,29 @@ mod tests {
                 (x.map(|x| x as f32), (y + noise * chance::normal(&mut rng)) as f32)
             })
             .unzip()
+    }
+
+    #[test]
+    fn what_the_terms_leave_has_a_weight_of_its_own_and_a_silent_one_changes_nothing() {
+        let mut rng = chance::stream(5);
+        let (terms, left): (Vec<[f32; 4]>, Vec<f32>) = world(400, [1.0, 0.5, 0.0, 2.0], 0.01);
+        let wide = |residual: f32| -> Vec<[f32; 5]> {
+            terms.iter().map(|&[v, q, r, t]| [v, q, r, t, residual]).collect()
+        };
+        let (silent, kept) = refit_with_residual(&wide(0.0), &left).expect("finite rows");
+        assert_eq!((silent, kept), (refit(&terms, &left).expect("finite rows"), 1.0));
+        // A residual that brings three nats each is found beside the others.
+        let residual: Vec<f32> = (0..400).map(|_| chance::unit(&mut rng) as f32).collect();
+        let realised: Vec<f32> = left.iter().zip(&residual).map(|(y, r)| y + 3.0 * r).collect();
+        let rows: Vec<[f32; 5]> = wide(0.0)
+            .into_iter()
+            .zip(&residual)
+            .map(|([v, q, r, t, _], &residual)| [v, q, r, t, residual])
+            .collect();
+        let (found, weight) = refit_with_residual(&rows, &realised).expect("finite rows");
+        assert!((weight - 3.0).abs() < 0.3, "{weight}");
+        assert!((found.weights.model - 2.0).abs() < 0.3, "{:?}", found.weights);
+        assert_eq!(refit_with_residual(&rows[..29], &realised[..29]).expect("finite rows").1, 1.0);
     }
 
     #[test]

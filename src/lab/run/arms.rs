@@ -136,6 +136,21 @@ pub const ARMS: &[Arm] = &[
         "ours with fixed weights and stage",
         Rule::Method(Method { adaptive: false, ..WHOLE }),
     ),
+    arm(
+        "ours_aligned",
+        "ours, whose first round covers the pool evenly over families, whatever the model thinks of it",
+        Rule::Method(Method { aligned: true, ..WHOLE }),
+    ),
+    arm(
+        "ours_residual",
+        "ours, where what no term explains of an answer's entropy counts too",
+        Rule::Method(Method { residual: true, ..WHOLE }),
+    ),
+    arm(
+        "ours_residual_balanced",
+        "ours_residual, evenly over families in every round",
+        Rule::Method(Method { residual: true, balanced: true, ..WHOLE }),
+    ),
     arm("ours_no_control", "ours without the random slice", Rule::Method(Method { control: false, ..WHOLE })),
     taught("answers", "random labels, taught by their answers alone", Teaching::Answers),
     taught("reasoning", "random labels, taught with their reasonings", Teaching::Reasoning),

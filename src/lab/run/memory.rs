@@ -31,4 +31,7 @@ pub struct Seen {
     pub answered: (usize, f32),
     /// The terms that it was valued by, nats: visual, language, reasoning, model.
     pub terms: [f32; 4],
+    /// What the terms left of the direct answer's entropy, nats.
+    #[serde(default)]
+    pub residual: f32,
 }

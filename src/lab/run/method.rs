@@ -34,6 +34,12 @@ pub struct Method {
     pub control: bool,
     /// Stages and refitted weights.
     pub adaptive: bool,
+    /// Whether the first round covers the pool, whatever the model thinks of it, and balances families.
+    pub aligned: bool,
+    /// Whether families are balanced in every round.
+    pub balanced: bool,
+    /// Whether what the terms leave of the direct answer's entropy is a term of its own, of weight 1 until labels tell.
+    pub residual: bool,
     /// Learnability and quarantine of families.
     pub learnability: bool,
     /// Each sample's value less by how surely the model says that it has no answer; without it by its family's share.
@@ -48,6 +54,9 @@ pub struct Method {
 pub const WHOLE: Method = Method {
     control: true,
     adaptive: true,
+    aligned: false,
+    balanced: false,
+    residual: false,
     learnability: true,
     answerable: true,
     funnel: true,
@@ -82,6 +91,7 @@ impl Candidates<'_> {
             probabilities: mean(score),
             answered: (score.best, score.probabilities.get(score.best).copied().unwrap_or(0.0)),
             terms: terms.of(at, &columns),
+            residual: terms.residual(at, &columns),
         };
         let seen = rows.iter().zip(&scores).enumerate().map(seen).collect();
         let Spent { passes, flops } = spent;
@@ -115,13 +125,14 @@ impl Candidates<'_> {
         let (scores, mut spent) = self.scores(&rows).await?;
         let (here, there) = scores.split_at(open.len());
         let after: Vec<Vec<f32>> = there.iter().map(mean).collect();
-        let taught = lesson(self.world, memory, &labels, &after)?;
+        let taught = lesson(self.world, memory, &labels, &after, method.residual)?;
         let taught = Lesson {
             weights: if method.adaptive { taught.weights } else { Default::default() },
             rho: if method.learnability { taught.rho } else { Default::default() },
             unanswerable: if method.learnability { taught.unanswerable } else { Default::default() },
             quarantined: if method.learnability { taught.quarantined } else { Default::default() },
             bandit: taught.bandit,
+            residual: taught.residual,
         };
         let warmth = self.temperature(memory, &labels)?;
         let columns = self.columns(open, here, warmth);
@@ -142,7 +153,12 @@ impl Candidates<'_> {
             of(&taught.rho).unwrap_or(1.0) * (1.0 - unanswerable)
         });
         let rho: Vec<f32> = rho.collect();
-        let value = value_of(&terms, &columns, &rho, taught.weights)?;
+        let mut value = value_of(&terms, &columns, &rho, taught.weights)?;
+        if method.residual {
+            for (at, value) in value.iter_mut().enumerate() {
+                *value += rho[at] * taught.residual * terms.residual(at, &columns);
+            }
+        }
         let seconds_score = started.elapsed().as_secs_f64();
 
         let started = Instant::now();
@@ -154,7 +170,8 @@ impl Candidates<'_> {
         let decision = method.adaptive.then(|| {
             let coverage = self.coverage(&open_places, &known_places, dim);
             let signals = signals(self.world, memory, &labels, coverage);
-            acquisition::decide(&memory.decisions, signals, None)
+            let first = method.aligned && memory.decisions.is_empty();
+            acquisition::decide(&memory.decisions, signals, first.then_some(Stage::Alignment))
         });
         let barred: Vec<bool> = open.iter().map(|row| taught.quarantined.contains(family(row))).collect();
         let groups = self.groups(open);
@@ -176,7 +193,8 @@ impl Candidates<'_> {
         };
         let config = PlanConfig {
             tau: decision.as_ref().map_or(1.0, |decision| decision.tau as f32),
-            balance: !method.bandit && decision.as_ref().is_some_and(|known| known.stage == Stage::Alignment),
+            balance: method.balanced
+                || !method.bandit && decision.as_ref().is_some_and(|known| known.stage == Stage::Alignment),
             bandit: method.bandit.then_some(taught.bandit),
             ..config(Strategy::Coverage, n, CONTROL)
         };
@@ -198,6 +216,7 @@ impl Candidates<'_> {
             probabilities: mean(&here[at]),
             answered: (here[at].best, here[at].probabilities.get(here[at].best).copied().unwrap_or(0.0)),
             terms: terms.of(at, &columns),
+            residual: terms.residual(at, &columns),
         });
         Ok(Choice {
             rows: picks.iter().map(|&(at, _, _)| open[at]).collect(),
@@ -292,6 +311,9 @@ fn figures(
         [("visual", w.visual), ("language", w.language), ("reasoning", w.reasoning), ("model", w.model)]
     {
         figures.push(Metric::new("method_weight", name, f64::from(weight)));
+    }
+    if taught.residual > 0.0 {
+        figures.push(Metric::new("method_weight", "residual", f64::from(taught.residual)));
     }
     for (family, rho) in &taught.rho {
         figures.push(Metric::new("method_learnability", family, f64::from(*rho)));

@@ -33,6 +33,8 @@ pub struct Lesson {
     pub quarantined: BTreeSet<String>,
     /// What labels of each of the bandit's ways brought.
     pub bandit: Bandit,
+    /// What a nat that the terms leave has proved to be worth; 0 where it does not count.
+    pub residual: f32,
 }
 
 /// Judges what is remembered; `after` is what the present model gives the answers of each labelled sample, in the
@@ -45,8 +47,9 @@ pub fn lesson(
     memory: &Memory,
     labels: &Labels<'_>,
     after: &[Vec<f32>],
+    residual: bool,
 ) -> Result<Lesson, SelectError> {
-    let (mut terms, mut realised, mut history) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut terms, mut left, mut realised, mut history) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
     let mut rounds: BTreeMap<u32, Vec<(BanditArm, f32)>> = BTreeMap::new();
     for (seen, after) in memory.seen.iter().zip(after) {
@@ -67,6 +70,7 @@ pub fn lesson(
         // A value is what a label is worth provided that there is an answer; how probable that is counts apart.
         if seen.control && none != Some(right) {
             terms.push(seen.terms);
+            left.push(seen.residual);
             realised.push(before - after);
         }
         let arm = seen.bandit_arm.or(seen.control.then_some(BanditArm::Random));
@@ -74,7 +78,13 @@ pub fn lesson(
             rounds.entry(seen.round).or_default().push((arm, before - after));
         }
     }
-    let mut lesson = Lesson { weights: refit::refit(&terms, &realised)?.weights, ..Lesson::default() };
+    let (refit, residual) = if residual {
+        let all = terms.iter().zip(left).map(|(&[v, q, r, t], left)| [v, q, r, t, left]);
+        refit::refit_with_residual(&all.collect::<Vec<_>>(), &realised)?
+    } else {
+        (refit::refit(&terms, &realised)?, 0.0)
+    };
+    let mut lesson = Lesson { weights: refit.weights, residual, ..Lesson::default() };
     for rewards in rounds.values() {
         lesson.bandit = lesson.bandit.observe(rewards)?;
     }
@@ -190,6 +200,7 @@ mod tests {
                         probabilities: spread(p),
                         answered: (right, 0.9),
                         terms: [0.0, 0.0, 0.0, 0.5],
+                        residual: 0.0,
                     });
                 }
             }
@@ -200,7 +211,7 @@ mod tests {
     #[test]
     fn a_family_that_is_never_learnt_is_quarantined_and_weights_follow_the_uniform_draws() {
         let (world, labels, memory, after) = remembered(4);
-        let found = lesson(&world, &memory, &Labels(&labels), &after).expect("finite losses");
+        let found = lesson(&world, &memory, &Labels(&labels), &after, false).expect("finite losses");
         let bad = &world.pool[memory.seen[15].row].sample.family;
         assert_eq!(found.quarantined.iter().collect::<Vec<_>>(), [bad]);
         assert_eq!((found.rho.get(bad), found.rho.len()), (Some(&0.0), 1));
@@ -209,7 +220,7 @@ mod tests {
         let [coverage, _, _, random] = found.bandit.arms;
         assert!(coverage.labels > 0.0 && coverage.sum.abs() < 1e-3, "{coverage:?}");
         assert!(random.sum > 0.5 * random.labels, "the uniform draws tell of that way: {random:?}");
-        assert_eq!(lesson(&world, &Memory::default(), &Labels(&labels), &[]), Ok(Lesson::default()));
+        assert_eq!(lesson(&world, &Memory::default(), &Labels(&labels), &[], false), Ok(Lesson::default()));
     }
 
     #[test]

@@ -147,6 +147,11 @@ impl Terms {
     pub fn of(&self, at: usize, columns: &Columns) -> [f32; 4] {
         [self.visual[at], self.language[at], self.reasoning[at], columns.model[at]]
     }
+
+    /// What the other terms leave of the direct answer's entropy, nats.
+    pub fn residual(&self, at: usize, columns: &Columns) -> f32 {
+        (columns.entropy[at] - self.visual[at] - self.language[at] - columns.model[at]).max(0.0)
+    }
 }
 
 /// What the terms come to; entropy stands for them where there are none at all, as in the service.
