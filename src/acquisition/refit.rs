@@ -147,14 +147,14 @@ mod tests {
     #[test]
     fn what_the_terms_leave_has_a_weight_of_its_own_and_a_silent_one_changes_nothing() {
         let mut rng = chance::stream(5);
-        let (terms, left): (Vec<[f32; 4]>, Vec<f32>) = world(400, [1.0, 0.5, 0.0, 2.0], 0.01);
+        let (terms, left): (Vec<[f32; 4]>, Vec<f32>) = world(4_000, [1.0, 0.5, 0.0, 2.0], 0.01);
         let wide = |residual: f32| -> Vec<[f32; 5]> {
             terms.iter().map(|&[v, q, r, t]| [v, q, r, t, residual]).collect()
         };
         let (silent, kept) = refit_with_residual(&wide(0.0), &left).expect("finite rows");
         assert_eq!((silent, kept), (refit(&terms, &left).expect("finite rows"), 1.0));
         // A residual that brings three nats each is found beside the others.
-        let residual: Vec<f32> = (0..400).map(|_| chance::unit(&mut rng) as f32).collect();
+        let residual: Vec<f32> = (0..4_000).map(|_| chance::unit(&mut rng) as f32).collect();
         let realised: Vec<f32> = left.iter().zip(&residual).map(|(y, r)| y + 3.0 * r).collect();
         let rows: Vec<[f32; 5]> = wide(0.0)
             .into_iter()

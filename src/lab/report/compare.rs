@@ -10,7 +10,7 @@ use super::super::statistics::{
 use super::results::Results;
 
 /// Seed of every bootstrap.
-const SEED: u64 = 1;
+pub const SEED: u64 = 1;
 
 /// Which accuracy.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +46,13 @@ pub fn area_gain(results: &Results, arm: &str, figure: Figure<'_>) -> Result<Int
 /// Mean area under the curves of an arm.
 pub fn area(results: &Results, arm: &str, figure: Figure<'_>) -> Option<f64> {
     let seeds = results.seeds(arm);
-    let areas: Vec<f64> =
-        seeds.iter().filter_map(|seed| area_under_curve(&curve(results, arm, *seed, figure)).ok()).collect();
+    let areas: Vec<f64> = seeds.iter().filter_map(|seed| area_of_seed(results, arm, *seed, figure)).collect();
     mean(&areas)
+}
+
+/// Area under the curve of one seed of an arm.
+pub fn area_of_seed(results: &Results, arm: &str, seed: u64, figure: Figure<'_>) -> Option<f64> {
+    area_under_curve(&curve(results, arm, seed, figure)).ok()
 }
 
 /// A figure of `arm` less that of the baseline at equal labels.

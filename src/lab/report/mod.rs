@@ -6,6 +6,7 @@
 mod compare;
 mod page;
 mod plot;
+mod pooled;
 mod results;
 mod tables;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use super::super::run::{ARMS, Experiment};
 use super::results::Results;
-use super::tables;
+use super::{pooled, tables};
 
 const OPENING: &str = "\
 # Evidence
@@ -39,6 +39,7 @@ comes out the same on the same kind of processor (sums are taken in another orde
 pub fn page(all: &[Results]) -> String {
     let mut text = OPENING.to_owned();
     text.push_str(&arms(all));
+    text.push_str(&pooled::section(all));
     for results in all {
         text.push_str(&section(results));
     }

@@ -267,7 +267,8 @@ fn told(interval: Result<Interval, StatisticsError>, digits: usize) -> String {
     }
 }
 
-fn signed(Interval { estimate, low, high }: Interval) -> String {
+/// A difference with its interval, bold where it leaves out zero.
+pub fn signed(Interval { estimate, low, high }: Interval) -> String {
     let text = format!("{estimate:+.1} ({low:+.1} to {high:+.1})");
     if low > 0.0 || high < 0.0 { format!("**{text}**") } else { text }
 }
@@ -280,7 +281,8 @@ fn percent(share: f64, digits: usize) -> String {
     format!("{:.digits$}", 100.0 * share)
 }
 
-fn table<S: AsRef<str>>(head: &[S], rows: impl Iterator<Item = Vec<String>>) -> String {
+/// A table in Markdown.
+pub fn table<S: AsRef<str>>(head: &[S], rows: impl Iterator<Item = Vec<String>>) -> String {
     let head: Vec<&str> = head.iter().map(AsRef::as_ref).collect();
     let rule = vec!["---"; head.len()];
     let mut text = format!("| {} |\n| {} |\n", head.join(" | "), rule.join(" | "));

@@ -79,6 +79,33 @@ fn the_page_of_a_made_up_experiment() -> anyhow::Result<()> {
 }
 
 #[test]
+fn pools_are_taken_together_pair_by_pair() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    synthetic(folder.path());
+    let tiny = folder.path().join("tiny");
+    for seed in 1..=3 {
+        // In this pool coverage is margin under another name.
+        let text = std::fs::read_to_string(tiny.join(format!("margin-{seed}.csv")))?;
+        std::fs::write(tiny.join(format!("coverage-{seed}.csv")), text.replace(",margin,", ",coverage,"))?;
+    }
+    let alone = Results::read(&tiny)?;
+    assert_eq!(pooled::section(&[]), "");
+    assert_eq!(pooled::section(std::slice::from_ref(&alone)), "", "one pool is no several");
+    let both = pooled::section(&[alone.clone(), alone]);
+    let row = |arm: &str| {
+        let row = both.lines().find(|line| line.starts_with(&format!("| {arm} |")));
+        row.map(str::to_owned).with_context(|| format!("no {arm} in {both}"))
+    };
+    let same = "+0.0 (+0.0 to +0.0)";
+    assert_eq!(row("margin")?, format!("| margin | 2 | 6 | {same} | {same} | {same} | {same} |"));
+    // 0.1 log2(0.5 / 0.7) at any number of labels.
+    let less = "**-4.9 (-4.9 to -4.9)**";
+    assert_eq!(row("ours")?, format!("| ours | 2 | 6 | {less} | {less} | {less} | {less} |"));
+    assert!(row("full_pool").is_err(), "it has other numbers of labels");
+    Ok(())
+}
+
+#[test]
 fn a_broken_row_is_named() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     synthetic(folder.path());
