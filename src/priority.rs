@@ -10,13 +10,16 @@
 use rustix::process::{Pid, getpriority_process, setpriority_process};
 use std::io;
 
+/// How far work stands back that nobody waits for: 10 of 19 leaves it a tenth of a core that others want too.
+pub const BEHIND: u8 = 10;
+
 /// The longest slice that Linux gives, nanoseconds.
 const SLICE_NS: u64 = 100_000_000;
 /// Leaves the scheduling class as it is; from `linux/sched.h`.
 const KEEP_POLICY: u64 = 0x08;
 
 /// The calling thread, and those that it starts from now on, stand back by `nice`: 0 gives way to who wakes and keeps its
-/// share, 10 has a tenth of the share of another that wants the core too.
+/// share, [`BEHIND`] has a tenth of another's that wants the core too.
 ///
 /// # Errors
 /// When the system refuses.

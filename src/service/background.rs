@@ -1,14 +1,12 @@
 //! Long computations for which nobody waits: on a thread of their own, behind everything else that wants a core.
 //!
-//! Invariant: annotators who ask meanwhile are scheduled first (`priority`; threads that the work starts inherit it). What computes goes on when its caller leaves; what reads stops at the next row.
+//! Invariant: annotators who ask meanwhile are scheduled first (`priority`; threads that the work starts inherit it).
+//! What computes goes on when its caller leaves; what reads stops at the next row.
 
 use crate::domain::{Error, Result};
 use crate::priority;
 use std::future::Future;
 use tokio::{runtime::Handle, sync::oneshot};
-
-/// How far behind: 10 of 19 leaves a tenth of a core that others want too.
-const NICE: u8 = 10;
 
 /// Runs `work` behind everything else.
 pub(super) async fn behind<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
@@ -47,7 +45,7 @@ fn thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
     let span = tracing::Span::current();
     let body = move || {
         let _span = span.entered();
-        if let Err(error) = priority::stand_back(NICE) {
+        if let Err(error) = priority::stand_back(priority::BEHIND) {
             // It is then done beside the others instead of behind them.
             tracing::debug!(%error, "the system does not let this thread stand back");
         }
@@ -74,7 +72,11 @@ mod tests {
             behind(|| std::thread::spawn(own_nice).join().expect("a thread")).await.expect("an answer");
         assert_eq!(
             (there, child, own_nice()),
-            ((before + i32::from(NICE)).min(19), (before + i32::from(NICE)).min(19), before)
+            (
+                (before + i32::from(priority::BEHIND)).min(19),
+                (before + i32::from(priority::BEHIND)).min(19),
+                before
+            )
         );
     }
 
@@ -87,7 +89,7 @@ mod tests {
             asked.await.map_err(Error::internal)
         }));
         let before = own_nice();
-        assert_eq!(told.await, Ok((before + i32::from(NICE)).min(19)));
+        assert_eq!(told.await, Ok((before + i32::from(priority::BEHIND)).min(19)));
         ask.send(7).expect("somebody waits");
         assert_eq!(read.await.expect("no panic").expect("an answer"), 7);
 

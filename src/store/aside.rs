@@ -11,9 +11,6 @@ use crate::{domain::Result, priority};
 use sqlx::{Postgres, pool::PoolConnection};
 use std::sync::Once;
 
-/// How far behind, as the service's own threads that read and choose: a tenth of a core that others want too.
-const NICE: u8 = 10;
-
 impl Store {
     /// A connection whose server process stands back, as far as it can be reached; closed after use.
     pub(super) async fn aside(&self) -> Result<PoolConnection<Postgres>> {
@@ -23,8 +20,9 @@ impl Store {
         )
         .fetch_one(&mut *connection)
         .await?;
-        let stood = is_ours(own.pid, &own.database, own.port)
-            .and_then(|()| priority::stand_back_process(own.pid, NICE).map_err(|error| error.to_string()));
+        let stood = is_ours(own.pid, &own.database, own.port).and_then(|()| {
+            priority::stand_back_process(own.pid, priority::BEHIND).map_err(|error| error.to_string())
+        });
         match stood {
             Ok(()) => connection.close_on_drop(),
             Err(why) => told_once(&why),
@@ -77,7 +75,10 @@ mod tests {
         let pid: i32 = sqlx::query_scalar(pid).fetch_one(&mut *connection).await.expect("a number");
         let other: i32 =
             sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&db).await.expect("a number");
-        assert_eq!(nice(pid).expect("on this machine"), (nice(other).expect("there too") + 10).min(19));
+        assert_eq!(
+            nice(pid).expect("on this machine"),
+            (nice(other).expect("there too") + i32::from(priority::BEHIND)).min(19)
+        );
         connection.close().await.expect("closed");
         let alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
         while sqlx::query_scalar::<_, i64>(alive).bind(pid).fetch_one(&db).await.expect("a count") > 0 {

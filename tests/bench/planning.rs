@@ -89,7 +89,7 @@ async fn spinning(server: &Server) -> anyhow::Result<Vec<f64>> {
     let spin = |_| {
         let stop = stop.clone();
         std::thread::spawn(move || {
-            active_vlm::priority::stand_back(10)?;
+            active_vlm::priority::stand_back(active_vlm::priority::BEHIND)?;
             while !stop.load(Ordering::Relaxed) {
                 std::hint::black_box(0);
             }
